@@ -33,6 +33,7 @@ COMMANDS = {
     "ping": "Probe rigs again and again, and show whether they answer.",
     "push": "Send one message to the rigs, and show their answers.",
     "rehearse": "Have all rigs record for some seconds, to try them.",
+    "report": "Write the report of a session as a page of HTML.",
     "run": "Run a command as an experiment on all rigs.",
     "schema": "Print the JSON Schema of rigs.yaml, or an agent's file.",
     "serve": "Serve as the rig of a file, or as one that answers everything.",

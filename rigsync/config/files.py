@@ -142,6 +142,7 @@ _RIGS = Table(
         ),
         "bridges": Key(_BRIDGES, "What rigsync bridge starts.", default={}),
         "journal": JOURNAL,
+        "report": Key(text(1000), "The folder for a report of each session, written at its end (docs/report.md)."),
     }
 )
 _FLAT = mapping(
@@ -198,6 +199,7 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
         timing, bridges = DEFAULT_TIMING, {}
         journal: JournalSettings | None = JournalSettings()
+        report = None
         if all(key.value != "rigs" for key, _ in node.value):
             found = _FLAT.read(map_of(node, lines, mistakes, "rigs"), "rigs", mistakes)
         else:
@@ -209,10 +211,11 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
                 bridges = bridges_of(whole["bridges"], Path(file).parent)
             with mistakes:
                 journal = journal_of(whole["journal"], Path(file).parent)
+            report = None if whole["report"] is None else Path(file).parent.absolute() / whole["report"]
             with mistakes, under("bridges.mqtt.broker"):
                 if "mqtt" in bridges:
                     parse_broker(whole["bridges"]["mqtt"]["broker"])
-        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges, journal=journal)
+        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges, journal=journal, report=report)
         if not mistakes:
             return rigs, lines
     raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -112,6 +113,8 @@ class Rigs:
         The options of each bridge that `rigsync bridge` starts, by its name.
     journal : JournalSettings, optional
         The journal that the file asks for; None for none.
+    report : Path, optional
+        The folder for a report at each session's end; None for none.
 
     Raises
     ------
@@ -125,6 +128,7 @@ class Rigs:
     may_share: bool = False
     bridges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # with a broker's password
     journal: JournalSettings | None = None
+    report: Path | None = None
     _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

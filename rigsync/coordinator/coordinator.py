@@ -15,7 +15,7 @@ from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.closing import Closing
 from rigsync.coordinator.commands import Commands
 from rigsync.coordinator.experiment import AsyncExperiment
-from rigsync.coordinator.journaling import recorder_of
+from rigsync.coordinator.journaling import recorder_of, reports_of
 from rigsync.coordinator.lab import Lab
 from rigsync.coordinator.push import Push
 from rigsync.coordinator.rehearsal import AsyncRehearsal, Rehearsal
@@ -102,6 +102,7 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         """Seconds to wait for the rigs."""
         self._reports = Reports(self.hub)
         self._recorder = recorder_of(self.hub, self.rigs, journal, lambda: services)  # before the others
+        self._session_reports = reports_of(self.hub, self.rigs, self._recorder)
         services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause, recorder=self._recorder)
         self.services = self._services = services
         """The rigs by name, with the members of iblutil's `Services`."""
@@ -175,13 +176,17 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
                 self.hub.end()
             if self._recorder:
                 await asyncio.get_running_loop().run_in_executor(None, self._recorder.await_written)
+            if self._session_reports:
+                await asyncio.get_running_loop().run_in_executor(None, self._session_reports.await_written)
             signals.give_back()
         signals.act(None)
 
     def await_journal(self, limit: float) -> None:
-        """Wait some seconds, after the end, until all that happened is in the journal; off the event loop."""
+        """Wait some seconds, after the end, until the journal has all, and the last report is written; off the loop."""
         if self._recorder:
             self._recorder.await_written(limit)
+        if self._session_reports:
+            self._session_reports.await_written()
 
     async def __aenter__(self) -> Coordinator:
         return await self.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,7 +15,10 @@ from rigsync.coordinator.view import RigView
 from rigsync.core.enums import ExpStatus
 from rigsync.core.events import CoordinatorClosed, CoordinatorOpened
 from rigsync.journal.recorder import COORDINATOR, Recorder, Subject
+from rigsync.journal.report.background import SessionReports
 from rigsync.runtime.hub import Hub
+
+logger = logging.getLogger("rigsync.report")
 
 
 def recorder_of(hub: Hub, rigs: Rigs, journal: Journal, services: Callable[[], RigServices]) -> Recorder | None:
@@ -42,6 +46,16 @@ def recorder_of(hub: Hub, rigs: Rigs, journal: Journal, services: Callable[[], R
     hub.rule(CoordinatorOpened, lambda _: recorder.begin())
     hub.rule(CoordinatorClosed, lambda _: recorder.end(), last=True)
     return recorder
+
+
+def reports_of(hub: Hub, rigs: Rigs, recorder: Recorder | None) -> SessionReports | None:
+    """Return what writes a report at each session's end, if the file of rigs asks for it and there is a journal."""
+    if rigs.report is None:
+        return None
+    if recorder is None:
+        logger.warning("%s: no report is written, since there is no journal; leave out journal: off", rigs.report)
+        return None
+    return SessionReports(hub, recorder, rigs.report)
 
 
 def sample_of(view: RigView) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rigsync.core.events import (
@@ -27,10 +28,10 @@ from rigsync.core.events import (
     StreamUpdated,
     ViolationSeen,
 )
-from rigsync.core.messages import Command
+from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
 from rigsync.core.notices import FAILURE
 from rigsync.core.queries import JOURNAL
-from rigsync.hub.documents import fields_of, json_of, small
+from rigsync.hub.documents import fields_as_json, fields_of, json_of, small
 from rigsync.hub.events import Tick
 from rigsync.journal.secrets import may_hold_secrets, without_secrets
 from rigsync.journal.sessions import reason_in
@@ -72,39 +73,34 @@ def is_failure(event: Event) -> bool:
 def is_kept(event: Event) -> bool:
     """Return whether the journal keeps an event of a kind that it keeps.
 
-    It keeps no answer to a call, since its push tells it, and nothing of those that fetch a journal.
+    Of answers it keeps when each has come in an experiment's life cycle; of others, the push tells all. Of what fetches
+    a journal it keeps nothing.
     """
     message = getattr(event, "event", None)
-    if not isinstance(message, Command):
-        return True
-    return message != JOURNAL and not (isinstance(event, MessageReceived) and event.request_time is not None)
+    is_answer = isinstance(event, MessageReceived) and event.request_time is not None
+    return (not is_answer or message in LIFECYCLE_MESSAGES) and message != JOURNAL
 
 
 def data_of(event: Event) -> str:
     """Return the fields of an event as JSON, in ASCII, without secrets."""
-    try:
-        fields = _fields(event)
-    except RuntimeError:  # who has the answer as well changes it at this moment
-        try:
-            fields = _fields(event)
-        except RuntimeError:
-            fields = {"left_out": ["all: they were changed at that moment"]}
-    return encoded(fields)
-
-
-def _fields(event: Event) -> dict[str, Any]:
-    fields = fields_of(event)
     if isinstance(event, MessageReceived) and event.request_time is not None:
-        fields["args"] = None  # the push has them
-    return fields
+        return encoded({**fields_of(event), "args": None})  # the push has them
+    try:
+        text = fields_as_json(event)
+    except RuntimeError:  # who has the answer as well changes it at this moment
+        return encoded({"left_out": ["all: it was changed at that moment"]})
+    if may_hold_secrets(text) or len(text) > LARGEST:
+        return encoded(json.loads(text))
+    return text
 
 
 def encoded(fields: dict[str, Any]) -> str:
     """Return plain data as JSON, in ASCII, without secrets and not too large."""
     text = json_of(fields)
     if may_hold_secrets(text):
-        text = json_of(without_secrets(fields))
-    return text if len(text) <= LARGEST else json_of(without_secrets(small(fields)))
+        fields = without_secrets(fields)
+        text = json_of(fields)
+    return text if len(text) <= LARGEST else json_of(small(fields))
 
 
 def storable(text: str) -> str:

@@ -27,8 +27,8 @@ MARGIN = 5.0
 UNKNOWN_CLOCK = 3600.0
 """The same for programs of two computers, whose clocks may differ."""
 _OVERLAP = (
-    f"o.began <= coalesce(s.ended, s.began + {LONGEST}) + {{margin}} AND "
-    f"coalesce(o.ended, o.began + {LONGEST}) >= s.began - {{margin}}"
+    f"o.began <= max(s.began, coalesce(s.ended, s.began + {LONGEST})) + {{margin}} AND "
+    f"max(o.began, coalesce(o.ended, o.began + {LONGEST})) >= s.began - {{margin}}"
 )
 """Whether a session o may be the session s, seen by another."""
 
@@ -288,14 +288,16 @@ class Journal(Reader):
             return False
         began, ended, margin = other.began, other.ended, MARGIN
         if run.collected is not None:
+            stamps = self._stamps_of(other)
             line = self._timeline(run, None, session.began - AROUND, (session.ended or session.began) + AROUND)
-            if (placed := line.place(began)) is None:
+            first, last = line.place(stamps[0]), line.place(stamps[1])
+            if first is None or last is None:
                 margin = UNKNOWN_CLOCK
             else:
-                began, margin = placed[0], margin + placed[1]
-                ended = None if ended is None else ended + began - other.began
-        is_after = (session.ended or session.began + LONGEST) + margin < began
-        is_before = (ended or began + LONGEST) < session.began - margin
+                began, margin = first[0], margin + max(first[1], last[1])
+                ended = None if ended is None else last[0]
+        is_after = max(session.began, session.ended or session.began + LONGEST) + margin < began
+        is_before = max(began, ended or began + LONGEST) < session.began - margin
         return not is_after and not is_before
 
 

@@ -27,6 +27,8 @@ FIRST = 20
 """Records of a run by which its clock is anchored."""
 PAGE = 2000
 """Rows that are read at once. A reader that takes long holds up nobody who tidies the file."""
+DISORDER = 64
+"""Records of one run among which one may be out of order."""
 SEVERAL = frozenset({"PushBegun", "PushDecided", "PushCompleted", "CoordinatorOpened"})
 """Kinds about several rigs."""
 HERE = "run NOT IN (SELECT id FROM run WHERE collected IS NOT NULL)"
@@ -74,7 +76,8 @@ class Reader:
         for run in collected:
             line = self._timeline(run, None, asked.since, asked.until)
             streams.append(self._placed(self._by_id("run", run.id, asked), run, line))
-        return heapq.merge(*streams, key=lambda record: record.time)
+        ordered = [_in_order((record.time, record) for record in stream) for stream in streams]
+        return (record for _, _, record in heapq.merge(*ordered))
 
     def _placed(self, records: Iterable[Record], run: Run, line: Timeline) -> Iterator[Record]:
         for record in records:
@@ -105,7 +108,7 @@ class Reader:
                 walls = [(mono, time) for mono, time in rows]
             line = self._timeline(run, own, own.began - AROUND, (own.ended or own.began + LONGEST) + AROUND)
             streams.append(self._in_its_time(records, run, line, walls))
-        return (record for _, record in heapq.merge(*streams, key=lambda placed: placed[0]))
+        return (record for _, _, record in heapq.merge(*map(_in_order, streams)))
 
     def _as_called(self, records: Iterable[Record], run: Run, session: Session) -> Iterator[Record]:
         """Yield a rig's records with the name that the session's coordinator has for it."""
@@ -138,6 +141,14 @@ class Reader:
                 rows = self._all("SELECT time, mono FROM record WHERE run = ? ORDER BY id LIMIT ?", [run, FIRST])
                 self._anchors[run] = anchor_of(rows, self.run(run).opened)
         return self._anchors[run]
+
+    def _stamps_of(self, session: Session) -> tuple[float, float]:
+        """Return the stamps of the first and the last record of a run's session; whoever set its clock meanwhile."""
+        anchor = self._anchor(session.run)
+        ((first, last),) = self._all("SELECT min(mono), max(mono) FROM record WHERE session = ?", [session.id])
+        if anchor is None or first is None:
+            return session.began, session.ended or session.began
+        return anchor.stamp(first), anchor.stamp(last)
 
     def _share_a_clock(self, one: int, other: int) -> bool:
         """Whether two runs of this computer have one monotonic clock: it was not started anew between them."""
@@ -244,6 +255,17 @@ def _by_one_clock(records: Iterable[Record]) -> Iterator[tuple[float, Record]]:
             shift += before.mono - record.mono + max(0.0, record.time - before.time)
         before = record
         yield record.mono + shift, record
+
+
+def _in_order(placed: Iterable[tuple[float, Record]]) -> Iterator[tuple[float, int, Record]]:
+    """Yield records by their time, then by their id. What waits in a hub may be written a little out of order."""
+    waiting: list[tuple[float, int, Record]] = []
+    for time, record in placed:
+        heapq.heappush(waiting, (time, record.id, record))
+        if len(waiting) > DISORDER:
+            yield heapq.heappop(waiting)
+    while waiting:
+        yield heapq.heappop(waiting)
 
 
 def _wall_of(mono: float, walls: Sequence[tuple[float, float]]) -> float:

@@ -31,6 +31,8 @@ from rigsync.runtime.program import this_program
 logger = logging.getLogger("rigsync.journal")
 
 COORDINATOR, RIG = "coordinator", "rig"
+MOST_AGE = 1.0
+"""Seconds that an event waits in its hub at most, as a rule. If it seems older, the system clock was set meanwhile."""
 _SIZED = frozenset({MessageReceived, Notice})
 """Kinds that know how many bytes they took on the network."""
 
@@ -106,6 +108,11 @@ class Recorder:
         """The file."""
         return self._settings.file
 
+    @property
+    def uuid(self) -> str | None:
+        """The run that it records, or has recorded last; None before the first."""
+        return self._last._uuid if self._last else None
+
     def begin(self) -> None:
         """Record from now on; on the hub's event loop."""
         if self._present is None:
@@ -152,7 +159,11 @@ class Recorder:
         kind = event.__class__
         if opening is None or kind in LEFT_OUT:
             return
-        if not opening.room.put((event, time.monotonic()), event.size if kind in _SIZED else 0):  # type: ignore[attr-defined]
+        # When it happened, not when this is told of it: by that a journal is merged with those of other computers.
+        mono, age = time.monotonic(), time.time() - event._stamp[2]
+        if 0 < age < MOST_AGE:
+            mono -= age
+        if not opening.room.put((event, mono), event.size if kind in _SIZED else 0):  # type: ignore[attr-defined]
             opening.writer.tell_full()
         thread = opening.writer.thread
         if not thread.is_knocked:

@@ -9,7 +9,7 @@ HIDDEN = "***"
 _NAMES = r"passw|passphrase|token|secret|authoriz|api[_-]?key|private[_-]?key|credential"
 _NAME = re.compile(_NAMES, re.IGNORECASE)
 _USER = re.compile(r"(?<=://)[^\s/@\"'\\]+(?=@)")
-_PERHAPS = re.compile(rf"{_NAMES}|://[^\s/\"]*@", re.IGNORECASE)
+_PERHAPS = "passw", "passphrase", "token", "secret", "authoriz", "key", "credential"
 _IN_TEXT = re.compile(
     rf"""((?:{_NAMES})[\w-]*["']?(?:[ \t]*[:=,][ \t]*|[ \t]+))(?!\s)("[^"\n]*"|'[^'\n]*'|[^\s,}}\]]+)""", re.IGNORECASE
 )
@@ -17,7 +17,8 @@ _IN_TEXT = re.compile(
 
 def may_hold_secrets(text: str) -> bool:
     """Return whether a text holds a word such as ``password``, or the URL of a user."""
-    return _PERHAPS.search(text) is not None
+    lowered = text.lower()  # many times as fast as an expression
+    return any(word in lowered for word in _PERHAPS) or ("://" in text and "@" in text)
 
 
 def without_secrets(value: Any) -> Any:

@@ -216,7 +216,7 @@ class Writer:
             del self._known[row]
         self._records, self._sessions = [], {}
         self._missing += sum(source.room.take_lost() for source in self._sources)
-        if self._is_told or self._missing:
+        if (self._is_told or self._missing) and not any(len(source.room) > BATCH for source in self._sources):
             self._recover()
         self._is_failed, self._tries, self._again = False, 0, 0.0
         callbacks, self._callbacks = self._callbacks, []

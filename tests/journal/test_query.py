@@ -184,7 +184,7 @@ def merged(filler: Filler, *, step: float = 0.0) -> tuple[int, int]:
     about = f'{{"clock": {{"time": {T0 - 305}, "mono": 4995}}}}'
     rig = filler.run("rig", "left", collected='{"rig": "cameras:left"}', about=about, opened=T0 - 305)
     session = filler.session(run, rigs={"cameras:left": "ok"})
-    theirs = filler.session(rig, began=T0 - 299, ended=None, outcome=None)
+    theirs = filler.session(rig, began=T0 - 299, ended=T0 - 285 + step, outcome="complete")
     filler.sample(run, session, "cameras:left", 0.5, -300)
     filler.record(run, session, "PushBegun", {"rigs": ["cameras:left"]}, 1)
     filler.record(rig, theirs, "StatusChanged", {}, 2, shift=-300, mono=5002)
