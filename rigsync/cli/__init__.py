@@ -29,6 +29,7 @@ COMMANDS = {
     "check": "Check a configuration, and look up every rig's address.",
     "demo": "Run a whole experiment with rigs on this computer.",
     "doctor": "Find out what is wrong with rigs, and what to do.",
+    "interrupt": "Stop all rigs at once, whoever is in charge.",
     "log": "Show what happened, in the last session or any other.",
     "ping": "Probe rigs again and again, and show whether they answer.",
     "push": "Send one message to the rigs, and show their answers.",
@@ -38,6 +39,9 @@ COMMANDS = {
     "schema": "Print the JSON Schema of rigs.yaml, or an agent's file.",
     "serve": "Serve as the rig of a file, or as one that answers everything.",
     "sessions": "List the sessions, a line for each.",
+    "start": "Begin a session by hand: all rigs record, or none.",
+    "status": "Show how the rigs are now.",
+    "stop": "End a session: all rigs stop, and clean up.",
     "transfers": "Show what agents still have to do after sessions.",
     "watch": "Show the state of the rigs while it changes.",
 }

@@ -14,7 +14,7 @@ import click
 from rigsync import Auxiliaries, ExpStatus, PushResult
 from rigsync.cli.children import Children, ended_by_signals
 from rigsync.cli.outcomes import document_of, timed_push
-from rigsync.cli.views import View
+from rigsync.cli.plain_views import View
 from rigsync.net.relay import relay_before
 
 RECORDING = 0.5

@@ -24,6 +24,7 @@ from journal.filling import REF, T0, Filler
 from journal.made_up import BEGAN, MadeUp, unlucky
 from rigsync import Auxiliaries, Coordinator, Rig
 from rigsync.journal.query import Journal
+from rigsync.journal.report import background
 from rigsync.journal.report.axis import Axis, time_label
 from rigsync.journal.report.facts import Facts
 from rigsync.journal.report.markup import element, lines, markup
@@ -167,7 +168,7 @@ def test_a_journal_that_misses_records_says_so(path: Path, filler: Filler) -> No
     run = filler.run()
     filler.record(run, filler.session(run), "JournalRecovered", {"path": "x", "missing": 1234}, 5)
     remarks = verdict_of(facts_from(path)).remarks
-    assert "The journal could not be written for a while; 1,234 records are missing." in remarks
+    assert "The journal could not be written for a while; it lacks 1,234 records." in remarks
 
 
 # ----------------------------------------------------------------------------------------------------------- facts
@@ -225,6 +226,58 @@ def test_what_a_rig_and_its_coordinator_both_tell_is_told_once(path: Path, fille
     assert list(facts.commands["192.168.1.10, as the rigs tell"].messages) == ["EXPEND"]
 
 
+def test_states_are_in_the_order_of_their_times(path: Path, filler: Filler) -> None:
+    """A slow rig's answer completes the push; what the others have done since is told before."""
+    run = filler.run()
+    session = filler.session(run)
+    for at, state in ((1, "RUNNING"), (3, "STOPPED"), (4, "CONNECTED")):
+        body = {"topic": "status", "key": None, "body": {"status": state, "reason": None}}
+        filler.record(run, session, "Notice", body, at, rig="cameras")
+    filler.record(run, session, "MessageReceived", {"event": "EXPEND", "request_time": 7.5}, 3.1, rig="cameras")
+    data = {"request_time": 7.5, "event": "EXPEND", "answers": {"cameras": [{}]}, "failures": {}, "starts": {}}
+    filler.record(run, session, "PushCompleted", data, 9)
+    states = [(span.what, round(span.begin - T0)) for span in facts_from(path).lanes["cameras"].states]
+    assert states == [("RUNNING", 1), ("STOPPED", 3), ("CONNECTED", 4)]
+
+
+def test_what_a_rig_has_noted_by_a_clock_that_nobody_knows_is_not_placed(path: Path, filler: Filler) -> None:
+    run, own = filler.run(), filler.run("rig", "cameras", collected=json.dumps({"rig": "cameras", "time": T0}))
+    filler.session(run)
+    seen = filler.session(own)
+    filler.record(own, seen, "StatusChanged", {"before": "CONNECTED", "after": "RUNNING", "reason": None}, 5)
+    facts = facts_from(path)
+    assert facts.lanes["cameras"].states == []
+    assert "1 record of rigs whose clocks are not known: left out." in verdict_of(facts).remarks
+
+
+def test_a_time_that_no_calendar_has_stops_no_report(path: Path, filler: Filler) -> None:
+    run = filler.run()
+    session = filler.session(run, began=1e17, ended=2e17)
+    for at in (1e18, -1e18, 0.0):
+        filler.record(run, session, "LinkLost", {"reason": "silent"}, at, rig="cameras")
+    with Journal(path) as journal:
+        pieces = _Text(page(journal, journal.session())[0]).pieces
+    assert any("of rigs whose clocks are not known: left out." in piece for piece in pieces)
+
+
+def test_a_rig_has_reports_of_its_own(path: Path, filler: Filler) -> None:
+    run = filler.run("rig", "cameras", closed=T0 + 99)
+    session = filler.session(run, rigs={"cameras": "ok"}, files=0, bytes=0)
+    for at, before, after in (
+        (1, "CONNECTED", "INITIALIZED"),
+        (2, "INITIALIZED", "RUNNING"),
+        (8, "RUNNING", "STOPPED"),
+    ):
+        filler.record(run, session, "StatusChanged", {"before": before, "after": after, "reason": None}, at)
+    filler.record(run, session, "HandlerDue", {"event": "EXPEND"}, 7.5)
+    filler.record(run, session, "MessageHandled", {"event": "EXPEND", "source": "10.0.0.1:5", "error": None}, 8)
+    facts = facts_from(path)
+    assert [span.what for span in facts.lanes["cameras"].states] == ["INITIALIZED", "RUNNING", "STOPPED"]
+    assert [span.text for span in facts.lanes["cameras"].handlers] == ["EXPEND took 0.500 s"]
+    verdict = verdict_of(facts)
+    assert (verdict.line, verdict.remarks) == ("Complete: 1 rig", ("No rig told which files it has recorded.",))
+
+
 def test_who_commanded_is_told_once_however_many_rigs_tell_of_it(path: Path, filler: Filler) -> None:
     run = filler.run(program="task.py, pid 7", host="behaviour-3")
     session = filler.session(run)
@@ -270,11 +323,11 @@ def test_an_interrupted_session_says_why(path: Path, filler: Filler, args: Any, 
 
 def test_a_page_has_bounds_whatever_rigs_send(path: Path, filler: Filler) -> None:
     """Thousands of long texts, each of a topic of its own: what the page has no room for is counted."""
-    run = filler.run(about=json.dumps({"files": {f"{n}.yaml": "<&>\n" * 50_000 for n in range(20)}}))
+    run = filler.run(about=json.dumps({"files": {f"{n}.yaml": "<&>\n" * 20_000 for n in range(12)}}))
     session = filler.session(run, rigs={"cameras": "ok"})
-    told = "<" * 10_000
+    told = "<" * 4_000
     filler.connection.execute("BEGIN")
-    for number in range(3000):
+    for number in range(1000):
         notice = {"topic": f"{number}{told[:50]}", "key": None, "body": {"text": told}}
         filler.record(run, session, "Notice", notice, number / 100, rig="cameras", failure=number % 2)
         begun = {"request_time": 7.0 + number, "event": f"{number}", "args": [told], "rigs": ["cameras"], "at": None}
@@ -284,8 +337,8 @@ def test_a_page_has_bounds_whatever_rigs_send(path: Path, filler: Filler) -> Non
         text, _ = page(journal, journal.session())
     assert len(text) < 5_000_000
     pieces = _Text(text).pieces
-    assert f"2,200 more are not listed: rigsync log {REF} shows all." in pieces
-    assert f"2,600 more messages are not listed: rigsync log {REF} shows all." in pieces
+    assert f"200 more are not listed: rigsync log {REF} shows all." in pieces
+    assert f"600 more messages are not listed: rigsync log {REF} shows all." in pieces
     assert any(piece.endswith("more characters]") for piece in pieces)
 
 
@@ -568,6 +621,15 @@ def test_each_session_leaves_a_report(lab: Callable[..., Path], tmp_path: Path) 
     assert not [thread for thread in threading.enumerate() if thread.name == "rigsync report"]
 
 
+def test_a_program_that_closes_writes_what_is_due_at_once(
+    lab: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "DELAY", 60.0)
+    with Auxiliaries.from_file(lab()) as aux, aux.experiment("2026-11-30_1_a"):
+        pass
+    assert (tmp_path / "reports" / "2026-11-30_1_a.html").exists()
+
+
 def test_a_session_whose_program_closes_without_an_end_leaves_one(lab: Callable[..., Path], tmp_path: Path) -> None:
     aux = Auxiliaries.from_file(lab())
     for message, *args in (("EXPINIT", {"exp_ref": "2026-11-30_1_a"}), ("EXPSTART", "2026-11-30_1_a")):
@@ -600,7 +662,7 @@ def test_pushes_do_not_wait_for_a_report(
         begun.set()
         hang.wait(60)
 
-    monkeypatch.setattr(Path, "mkdir", slow)
+    monkeypatch.setattr(background, "write_into", slow)
     with Auxiliaries.from_file(lab()) as aux:
         try:
             with aux.experiment("2026-11-30_1_a"):
