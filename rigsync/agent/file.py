@@ -156,7 +156,7 @@ class AgentFile:
     verify: Verify | None
     validate: Run | None
     logs: Logs
-    bridges: Mapping[str, Any]
+    bridges: Mapping[str, Any] = field(repr=False)  # with a broker's password
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     rehearsal: AgentFile | None = None
     """What it is in a rehearsal; None where it has none."""

@@ -68,6 +68,15 @@ _ZMQ_ADDRESS = text(500, r"tcp://\S+:[0-9]{1,5}", "tcp://, an IP address and a p
 _CURVE_KEY = text(40, r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}", "a public key, 40 characters in quotes")
 _STREAM = text(100, r"[^'\"]*[^'\"\s][^'\"]*", "the name of an LSL stream, without quotes")
 _OF_ANY_HUB = {
+    "lsl": Key(
+        Table(
+            {
+                "name": Key(_STREAM, "Name of the stream of markers.", default="rigsync"),
+                "from": Key(_STREAM, "The stream whose markers become events."),
+            }
+        ),
+        "Markers for recorders by Lab Streaming Layer.",
+    ),
     "osc": Key(
         Table(
             {
@@ -98,39 +107,29 @@ _OF_ANY_HUB = {
         "Requests and events by ZeroMQ.",
     ),
 }
-RIG_BRIDGES = Table(_OF_ANY_HUB)
-"""The bridges of an agent's file, which tell what happens at its rig."""
-_BRIDGES = Table(
+_AT_BROKER = "Events, and how each rig is, at an MQTT broker."
+_BROKER = Key(
+    text(500),
+    "The broker, and with what its topics begin, as in mqtt://broker.lab/room1; mqtts:// for TLS.",
+    required=True,
+)
+RIG_BRIDGES = Table(
     {
-        "lsl": Key(
-            Table(
-                {
-                    "name": Key(_STREAM, "Name of the stream of markers.", default="rigsync"),
-                    "from": Key(_STREAM, "The stream whose markers become events."),
-                }
-            ),
-            "Markers for recorders by Lab Streaming Layer.",
-        ),
         **_OF_ANY_HUB,
         "mqtt": Key(
             Table(
-                {
-                    "broker": Key(
-                        text(500),
-                        "The broker, and with what its topics begin, as in mqtt://broker.lab/room1; mqtts:// for TLS.",
-                        required=True,
-                    ),
-                    "commands": Key(
-                        boolean(),
-                        "Whether whoever may publish on its topics push/# and call/# there commands the rigs.",
-                        default=False,
-                    ),
-                }
+                {"broker": _BROKER},
+                misplaced={"commands": "nobody commands a rig by its bridge: its coordinator does; leave this out"},
             ),
-            "Events, and how each rig is, at an MQTT broker.",
+            _AT_BROKER,
         ),
     }
 )
+"""The bridges of an agent's file, which tell what happens at its rig."""
+_COMMANDS = Key(
+    boolean(), "Whether whoever may publish on its topics push/# and call/# there commands the rigs.", default=False
+)
+_BRIDGES = Table({**_OF_ANY_HUB, "mqtt": Key(Table({"broker": _BROKER, "commands": _COMMANDS}), _AT_BROKER)})
 _RIGS = Table(
     {
         "timing": Key(_TIMING, "The times by which rigs are asked and watched. Most files leave them out.", default={}),
@@ -154,10 +153,19 @@ def rigs_schema() -> dict[str, Any]:
 
 
 def bridges_of(found: Known, folder: Path) -> dict[str, Any]:
-    """Return the options of each bridge of a file. Relative paths begin at the file's folder."""
+    """Return the options of each bridge of a file. Relative paths begin at the file's folder.
+
+    Raises
+    ------
+    ConfigError
+        The broker is none; its ``key`` begins at ``bridges``.
+    """
     bridges = {name: dict(options) for name, options in found.items() if options is not None}
     if "zmq" in bridges and (curve := found["zmq"]["curve"]):
         bridges["zmq"]["curve"] = {**curve, "secret_key": str(folder / curve["secret_key"])}
+    if "mqtt" in bridges:
+        with under("bridges.mqtt.broker"):
+            parse_broker(found["mqtt"]["broker"])
     return bridges
 
 
@@ -204,9 +212,6 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             found = whole["rigs"]
             with mistakes:
                 bridges = bridges_of(whole["bridges"], Path(file).parent)
-            with mistakes, under("bridges.mqtt.broker"):
-                if "mqtt" in bridges:
-                    parse_broker(whole["bridges"]["mqtt"]["broker"])
         rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges)
         if not mistakes:
             return rigs, lines
