@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rigsync.config.address import parse_broker
+from rigsync.config.programs import CURVE_KEY
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
 from rigsync.config.schema import (
     Key,
@@ -65,7 +66,6 @@ _OSC_ADDRESS = text(
     "udp://, tcp:// or tcp+length://, a host and a port, such as udp://127.0.0.1:9000",
 )
 _ZMQ_ADDRESS = text(500, r"tcp://\S+:[0-9]{1,5}", "tcp://, an IP address and a port, such as tcp://127.0.0.1:5555")
-_CURVE_KEY = text(40, r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}", "a public key, 40 characters in quotes")
 _STREAM = text(100, r"[^'\"]*[^'\"\s][^'\"]*", "the name of an LSL stream, without quotes")
 _OF_ANY_HUB = {
     "lsl": Key(
@@ -96,7 +96,7 @@ _OF_ANY_HUB = {
                         {
                             "secret_key": Key(text(), "The file of the bridge's secret key.", required=True),
                             "clients": Key(
-                                listing(_CURVE_KEY, 1), "Public keys of those who may connect.", required=True
+                                listing(CURVE_KEY, 1), "Public keys of those who may connect.", required=True
                             ),
                         }
                     ),
@@ -212,7 +212,7 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             found = whole["rigs"]
             with mistakes:
                 bridges = bridges_of(whole["bridges"], Path(file).parent)
-        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges)
+        rigs = Rigs(rigs_of(found, mistakes, os.path.dirname(file)), timing, source=file, bridges=bridges)
         if not mistakes:
             return rigs, lines
     raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__
