@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rigsync.errors import ConfigError as ConfigError
     from rigsync.errors import ExperimentError as ExperimentError
     from rigsync.errors import Interrupted as Interrupted
+    from rigsync.errors import JournalError as JournalError
     from rigsync.errors import ListenError as ListenError
     from rigsync.errors import LoopBlocked as LoopBlocked
     from rigsync.errors import LoopStuck as LoopStuck
@@ -91,6 +92,7 @@ _MODULES = {
         "ConfigError",
         "ExperimentError",
         "Interrupted",
+        "JournalError",
         "ListenError",
         "LoopBlocked",
         "LoopStuck",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copyreg
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -255,6 +256,14 @@ class RigsMissing(RigsyncError, TimeoutError):
     def __init__(self, reasons: Mapping[str, str]):
         self.reasons = dict(reasons)
         super().__init__(_told("rigs did not answer in time, see `rigsync doctor`", self.reasons))
+
+
+class JournalError(RigsyncError):
+    """A journal that cannot be used; `path` is its file, and `problem` says why, and what to do."""
+
+    def __init__(self, path: str | os.PathLike[str], problem: str):
+        self.path, self.problem = os.fspath(path), problem
+        super().__init__(f"journal {self.path}: {problem}")
 
 
 # ----------------------------------------------------------------------------------------- what became of a push

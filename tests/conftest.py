@@ -20,6 +20,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+os.environ["RIGSYNC_JOURNAL"] = "off"
+"""No test writes into the journal of whoever runs the tests; those of the journal name a file of their own."""
+
 PATIENCE = 2.0
 """Seconds that what is ending may take to end."""
 

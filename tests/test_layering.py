@@ -22,8 +22,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hub"}),
     frozenset({"runtime", "config"}),
     frozenset({"net"}),
+    frozenset({"journal", "alerts"}),
     frozenset({"coordinator", "rig"}),
-    frozenset({"compat", "agent", "doctor", "journal", "bridges", "web", "security", "discovery"}),
+    frozenset({"compat", "agent", "doctor", "bridges", "web", "security", "discovery"}),
     frozenset({"cli"}),
     frozenset({"__main__", "events"}),
 )

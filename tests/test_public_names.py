@@ -22,6 +22,7 @@ PROMISED = {
     *("RigConfig", "Rigs", "Timing", "load_rigs"),
     *("ExpMessage", "ExpStatus", "PushResult", "PingReply"),
     *("RigsyncError", "ConfigError", "PayloadError", "PayloadTooLarge", "UnknownRig", "ListenError"),
+    "JournalError",
     *("NotRunning", "LoopBlocked", "LoopStuck", "RemoteProtocolError"),
     *("RigError", "RigTimeout", "RigRefused", "RigLost", "Interrupted", "Aborted", "RemoteError"),
     *("NotSupported", "WrongRig"),

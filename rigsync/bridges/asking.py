@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from rigsync._text import one_line
 from rigsync.bridges.bridge import Bridge
-from rigsync.bridges.telling import json_of, plain
 from rigsync.config.rigs import checked_timeout
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
@@ -22,6 +21,7 @@ from rigsync.core.doubts import doubt_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.throttle import ALL_TOLD_EACH_MINUTE, TOLD_EACH_MINUTE, Ration
 from rigsync.errors import PushError, RemoteError, RigError, RigsyncError
+from rigsync.hub.documents import json_of, plain
 from rigsync.rig.rig import Rig
 from rigsync.runtime.callbacks import goes_on
 

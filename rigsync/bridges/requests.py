@@ -9,10 +9,10 @@ from typing import Any
 
 from rigsync._text import close_match, shortened
 from rigsync.bridges.asking import UNCONFIRMED, Asking, Refused, no_number
-from rigsync.bridges.telling import plain
 from rigsync.coordinator.results import unconfirmed_in
 from rigsync.core.enums import ExpMessage
 from rigsync.errors import RigError
+from rigsync.hub.documents import plain
 
 LARGEST = 1 << 20
 """Bytes of the largest request."""

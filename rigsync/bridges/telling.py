@@ -1,48 +1,15 @@
-"""What a bridge tells: events, and the present picture of each rig, as plain data for JSON."""
+"""What a bridge tells of rigs: the present picture of each, as plain data for JSON."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-from collections.abc import Mapping, Set
-from enum import Enum
-from functools import lru_cache
 from typing import Any
 
 from rigsync import __version__
 from rigsync.coordinator.lab import Lab
 from rigsync.coordinator.view import RigView
-from rigsync.core.arguments import DEEPEST, to_plain
-from rigsync.core.enums import ExpMessage
-from rigsync.core.events import Event, LinkState
-from rigsync.core.messages import Command
-from rigsync.core.rigs import Room
-from rigsync.errors import PayloadError, PayloadTooLarge, RigError
+from rigsync.core.events import LinkState
+from rigsync.hub.documents import plain
 from rigsync.rig.rig import Rig
-
-CONTENT = frozenset({"args", "answers", "outcome"})
-"""Fields with the content of a message or of its answer. In ALYX these hold tokens."""
-LONGEST_TEXT = 200
-"""Most characters of a text, where large parts are left out."""
-_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
-
-
-def document_of(event: Event) -> dict[str, Any]:
-    """Return all of an event that a hub has told, for JSON: its stamp, and its other ``fields``, but no ALYX token."""
-    stamp = event.stamp
-    document: dict[str, Any] = {} if stamp is None else plain(stamp._asdict())
-    is_secret = getattr(event, "event", None) is ExpMessage.ALYX
-    kind: Any = type(event)
-    document["fields"] = {
-        name: "***" if is_secret and name in CONTENT else plain(getattr(event, name)) for name in _names(kind)
-    }
-    return document
-
-
-@lru_cache(256)
-def _names(kind: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # the stamp has the rig
 
 
 def picture_of(view: RigView) -> dict[str, Any]:
@@ -57,53 +24,3 @@ def pictures(lab: Lab[Any, Any] | Rig) -> dict[str, dict[str, Any]]:
         view = RigView(lab.name, LinkState.ALIVE, "it runs here", "rigsync", version=__version__, **lab.picture)
         return {lab.name: picture_of(view)}
     return {rig: picture_of(view) for rig, view in lab.views.items()}
-
-
-def small(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with simple values, their texts cut, and the names of the others as ``left_out``."""
-    kept = {
-        name: value[:LONGEST_TEXT] if isinstance(value, str) else value
-        for name, value in fields.items()
-        if value is None or isinstance(value, (str, int, float))
-    }
-    return {**kept, "left_out": sorted(fields.keys() - kept)}
-
-
-def json_of(document: Any) -> str:
-    """Return plain data as JSON in one line, in ASCII."""
-    return _ENCODER.encode(document)
-
-
-def json_within(most: int, document: Mapping[str, Any]) -> str:
-    """Return an event, or a picture, as JSON; leave its large parts out if that has more than `most` bytes."""
-    text = json_of(document)
-    if len(text) <= most:
-        return text
-    fields = document.get("fields")
-    return json_of(small(document) if fields is None else {**document, "fields": small(fields)})
-
-
-def plain(value: Any, depth: int = 0) -> Any:
-    """Return any value of an event as data that JSON knows, or else the name of its type."""
-    if value is None or type(value) in (str, int, bool):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Enum):
-        return value.value if isinstance(value, str) else value.name
-    if isinstance(value, Command):
-        return value.name
-    if isinstance(value, RigError):
-        return {"error": type(value).__name__, "problem": value.problem}
-    if depth > DEEPEST:
-        return f"<{type(value).__name__}>"
-    if isinstance(value, Mapping):
-        return {str(plain(key, depth + 1)): plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple, Set)):
-        return [plain(item, depth + 1) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name), depth + 1) for field in dataclasses.fields(value)}
-    try:
-        return plain(to_plain(value, "value", Room()), depth + 1)
-    except (PayloadError, PayloadTooLarge):
-        return f"<{type(value).__name__}>"

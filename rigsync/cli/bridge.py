@@ -13,7 +13,7 @@ from rigsync import ConfigError, NotRunning
 from rigsync._text import printable
 from rigsync.cli.bridge_classes import classes_of, made
 from rigsync.cli.children import signals_noted
-from rigsync.cli.log import background_logging
+from rigsync.cli.logs import background_logging
 from rigsync.cli.options import rigs_option, verbose_option
 from rigsync.cli.output import end_interrupted_line
 from rigsync.cli.rigs import connect, rigs_of_file

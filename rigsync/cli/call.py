@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 import rigsync
 from rigsync._text import printable, printable_lines
 from rigsync.cli import completion
-from rigsync.cli.log import start_logging
+from rigsync.cli.logs import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.outcomes import failure_document, failure_in_words
 from rigsync.cli.output import compact, write_json, write_line

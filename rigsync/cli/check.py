@@ -14,7 +14,7 @@ from rigsync._text import printable
 from rigsync.agent.keys import is_agent_file
 from rigsync.cli.agent_file import check_agent_file, mistake_document
 from rigsync.cli.live import check_live
-from rigsync.cli.log import start_logging
+from rigsync.cli.logs import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import write_json
 from rigsync.cli.rigs import located, read, rigs_of_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rigsync.cli.experiment import Experiment, run_experiment
-from rigsync.cli.log import start_logging
+from rigsync.cli.logs import start_logging
 from rigsync.cli.options import SHARE, json_option, verbose_option
 from rigsync.cli.outcomes import answer_in_words, failure_in_words
 from rigsync.cli.output import milliseconds, on_terminal, write_json, write_line

@@ -14,7 +14,7 @@ from rigsync._text import printable
 from rigsync.agent.keys import is_agent_file
 from rigsync.cli import completion
 from rigsync.cli.bridge_classes import classes_of
-from rigsync.cli.log import start_logging
+from rigsync.cli.logs import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import milliseconds, offset, write_json, write_line, write_lines, write_text
 from rigsync.cli.rigs import chosen, rigs_of_file

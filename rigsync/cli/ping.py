@@ -14,7 +14,7 @@ import click
 
 from rigsync import Auxiliaries, NotRunning, PingReply, RigConfig, RigError, RigRefused, RigServices, WrongRig
 from rigsync.cli import completion
-from rigsync.cli.log import start_logging
+from rigsync.cli.logs import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, verbose_option
 from rigsync.cli.output import end_interrupted_line, milliseconds, offset, write_json, write_line, write_text
 from rigsync.cli.rigs import chosen, connect, rigs_of_file

@@ -13,7 +13,7 @@ import click
 import rigsync
 from rigsync._text import printable, printable_lines
 from rigsync.cli import completion
-from rigsync.cli.log import start_logging
+from rigsync.cli.logs import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.outcomes import answer_in_words, answer_of, document_of, failure_in_words, timed_push
 from rigsync.cli.output import compact, milliseconds, write_json

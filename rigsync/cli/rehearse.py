@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rigsync._text import line_for_each, size_text
-from rigsync.cli.log import start_logging
+from rigsync.cli.logs import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.output import write_json, write_text
 from rigsync.cli.push import data_of, init_option, start_option, timeout_option, to_option

@@ -14,7 +14,7 @@ import click
 from rigsync._text import printable, printable_lines
 from rigsync.agent.foreground import Foreground
 from rigsync.agent.values import PREFIX, Values
-from rigsync.cli.log import start_logging
+from rigsync.cli.logs import start_logging
 from rigsync.cli.options import SECONDS, rigs_option, usage_errors, verbose_option
 from rigsync.cli.push import data_of, init_option, start_option, timeout_option, to_option
 from rigsync.cli.rigs import chosen, connect, rigs_of_file

@@ -18,7 +18,7 @@ from rigsync.agent.agent import Agent
 from rigsync.agent.file import AgentFile, check_distinct_agents, read_agent_file
 from rigsync.cli import completion
 from rigsync.cli.bridge_classes import classes_of, made
-from rigsync.cli.log import background_logging
+from rigsync.cli.logs import background_logging
 from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, usage_errors, verbose_option
 from rigsync.cli.output import compact, end_interrupted_line, write_json, write_line
 from rigsync.cli.practice_rig import PracticeRig

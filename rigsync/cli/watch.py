@@ -17,7 +17,7 @@ from rigsync.cli import completion
 from rigsync.cli.children import signals_noted
 from rigsync.cli.history import History
 from rigsync.cli.keys import keys
-from rigsync.cli.log import NOTICES, held_back_logging, start_logging
+from rigsync.cli.logs import NOTICES, held_back_logging, start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import end_interrupted_line, on_terminal, write_json, write_line
 from rigsync.cli.rigs import chosen, connect, rigs_of_file

@@ -37,9 +37,9 @@ from rigsync.bridges.osc import OscBridge
 from rigsync.bridges.osc import bridge as bridge_module
 from rigsync.bridges.osc.bridge import part_of
 from rigsync.bridges.osc.wire import FRAMINGS
-from rigsync.bridges.telling import document_of, plain
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.errors import ConfigError, ListenError, LoopBlocked, NotRunning, RigTimeout
+from rigsync.hub.documents import document_of, plain
 
 REFERENCE = "2026-11-20_1_mouse"
 ANY = "udp://127.0.0.1:0"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rigsync.bridges.telling import document_of, json_of, plain
 from rigsync.core.events import (
     Event,
     HandlerDue,
@@ -21,6 +20,7 @@ from rigsync.core.events import (
     StatusChanged,
 )
 from rigsync.core.notices import FAILURE
+from rigsync.hub.documents import document_of, json_of, plain
 
 MOST_TOLD = 16_384
 """Most characters of a marker. Beyond that, large fields are left out."""

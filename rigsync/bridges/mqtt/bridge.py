@@ -13,7 +13,7 @@ from typing import Any
 from rigsync._text import printable
 from rigsync.bridges.asking import AskedBridge, Refused
 from rigsync.bridges.requests import json_object, request_of
-from rigsync.bridges.telling import document_of, json_of, json_within, picture_of, pictures
+from rigsync.bridges.telling import picture_of, pictures
 from rigsync.config.address import parse_broker
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
@@ -22,6 +22,7 @@ from rigsync.core.events import Event
 from rigsync.core.rigs import LONGEST_NAME
 from rigsync.core.throttle import Throttle
 from rigsync.errors import ConfigError
+from rigsync.hub.documents import document_of, json_of, json_within
 from rigsync.net.mqtt import topic_name
 from rigsync.net.mqtt_broker import AnswerTo, Will
 from rigsync.net.mqtt_client import OVERHEAD, MqttClient

@@ -13,10 +13,10 @@ from rigsync._text import shortened
 from rigsync.bridges.osc import codec
 from rigsync.bridges.osc.wire import FRAMINGS, Connection
 from rigsync.bridges.stand_in import NotThere, Problem, ProgramFailed, StandIn
-from rigsync.bridges.telling import json_of
 from rigsync.config.programs import OSC
 from rigsync.core.coordinators import Standing
 from rigsync.errors import RemoteProtocolError
+from rigsync.hub.documents import json_of
 from rigsync.net.endpoint import look_up
 from rigsync.net.lines import Line, Listener, shown_host
 from rigsync.net.ports import explained

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rigsync.bridges.osc.codec import encode
-from rigsync.bridges.telling import LONGEST_TEXT, document_of, json_within
 from rigsync.core.events import Event
+from rigsync.hub.documents import LONGEST_TEXT, document_of, json_within
 
 MOST_TOLD = 3000
 """Bytes of JSON in a message. Beyond it large parts are left out: many programs read 4,096 bytes of a datagram."""

@@ -10,13 +10,14 @@ from typing import Any
 
 from rigsync.bridges.asking import AskedBridge, power_over
 from rigsync.bridges.requests import read_request
-from rigsync.bridges.telling import document_of, json_of, json_within, pictures
+from rigsync.bridges.telling import pictures
 from rigsync.bridges.zmq.history import History
 from rigsync.bridges.zmq.sockets import Keys, Sockets, is_local, zmq_address
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.core.events import Event
 from rigsync.hub.bounded import superseding_key
+from rigsync.hub.documents import document_of, json_of, json_within
 from rigsync.rig.rig import Rig
 
 logger = logging.getLogger("rigsync.bridge")

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 from rigsync._text import close_match, shortened
 from rigsync.bridges.asking import no_number
 from rigsync.bridges.requests import LARGEST
-from rigsync.bridges.telling import CONTENT, json_of
 from rigsync.core.arguments import DEEPEST, to_plain
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Dialect, Event, LinkState, Schedule, Start
 from rigsync.core.messages import Command
 from rigsync.core.rigs import Room
 from rigsync.errors import PayloadError, PayloadTooLarge, RemoteError, RigError
+from rigsync.hub.documents import CONTENT, json_of
 from rigsync.hub.events import kinds_below
 
 FARTHEST = 64

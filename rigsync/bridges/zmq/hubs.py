@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 
 from rigsync.bridges.asking import Refused
 from rigsync.bridges.bridge import Bridge
-from rigsync.bridges.telling import json_of
 from rigsync.bridges.zmq.carrying import PATIENCE, RESEND, VERSION, WINDOW, Incoming, Outgoing, read_head, read_object
 from rigsync.bridges.zmq.codec import FARTHEST, NotKnown, NotWhole, read_event, write_event
 from rigsync.bridges.zmq.sockets import Inbox, Keys, SocketSet, is_local, zmq_address
 from rigsync.core.events import Event, put_stamp
+from rigsync.hub.documents import json_of
 from rigsync.runtime.callbacks import goes_on
 from rigsync.runtime.hub import Hub
 

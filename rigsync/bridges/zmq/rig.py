@@ -10,10 +10,10 @@ from typing import Any
 from rigsync._text import shortened
 from rigsync.bridges.asking import no_number
 from rigsync.bridges.stand_in import Problem, ProgramFailed, StandIn
-from rigsync.bridges.telling import json_of
 from rigsync.bridges.zmq.sockets import Keys, Question, new_context
 from rigsync.core.rigs import Address
 from rigsync.errors import ConfigError
+from rigsync.hub.documents import json_of
 from rigsync.net.endpoint import look_up
 
 

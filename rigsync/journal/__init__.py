@@ -1,0 +1,1 @@
+"""The journal: what happened, kept in a file, and asked of it later."""

@@ -1,0 +1,167 @@
+"""The journal's file: its tables, and how it is opened to write and to read (docs/decisions/0042)."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from rigsync.errors import JournalError
+
+APPLICATION = 0x72677379
+"""The mark of a journal in an SQLite file: "rgsy" (https://www.sqlite.org/pragma.html#pragma_application_id)."""
+VERSION = 1
+"""Version of the tables, which an SQLite file has as its ``user_version``."""
+PATIENCE = 5.0
+"""Seconds to wait for another program that writes the same journal."""
+TABLES = """
+-- One opening of a coordinator, or of a rig.
+CREATE TABLE run (
+    id INTEGER PRIMARY KEY,
+    uuid TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,                     -- coordinator or rig
+    name TEXT NOT NULL,                     -- of the rig; empty for a coordinator
+    host TEXT NOT NULL,
+    program TEXT NOT NULL,                  -- script, process id, when it began
+    opened REAL NOT NULL,                   -- Unix time in seconds, as all times here but mono
+    closed REAL,                            -- NULL while it runs, and for good if it was killed
+    about TEXT NOT NULL,                    -- JSON: versions, platform, configuration files as they were, git commit
+    collected TEXT                          -- JSON, where it was fetched from a rig: the rig's name, and when
+);
+-- One experiment, as one run has seen it.
+CREATE TABLE session (
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+    ref TEXT NOT NULL,
+    subject TEXT,
+    began REAL NOT NULL,
+    ended REAL,                             -- NULL while it goes on
+    outcome TEXT,                           -- complete, incomplete, interrupted or failed; NULL while it goes on
+    rigs TEXT NOT NULL,                     -- JSON: by rig, ok, or what failed
+    files INTEGER NOT NULL DEFAULT 0,       -- as the rigs told
+    bytes INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0
+);
+-- One thing that happened.
+CREATE TABLE record (
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+    session INTEGER REFERENCES session(id) ON DELETE CASCADE,
+    time REAL NOT NULL,
+    mono REAL NOT NULL,                     -- monotonic seconds of that run's computer
+    kind TEXT NOT NULL,                     -- class of the event, or Sample
+    rig TEXT,
+    number INTEGER NOT NULL,                -- id of the event in its run's hub; 0 for a Sample
+    cause INTEGER,                          -- number of the event that led to it
+    failure INTEGER NOT NULL DEFAULT 0,     -- 1 where something has gone wrong
+    data TEXT NOT NULL                      -- JSON: the event's fields
+);
+CREATE INDEX session_began ON session(began);
+CREATE INDEX session_ref ON session(ref);
+CREATE INDEX session_run ON session(run);
+CREATE INDEX record_run ON record(run);
+CREATE INDEX record_session ON record(session) WHERE session IS NOT NULL;
+CREATE INDEX record_time ON record(time);
+CREATE INDEX record_failure ON record(time) WHERE failure;
+"""
+_UNFIT = (sqlite3.DatabaseError, OSError)
+
+
+def user_journal_file(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """Return the path of this user's journal, whether or not it exists.
+
+    It is ``rigsync/journal.sqlite`` in the folder where programs of that system keep their data: ``%LOCALAPPDATA%``,
+    ``~/Library/Application Support``, or ``$XDG_DATA_HOME`` (XDG Base Directory Specification) or ``~/.local/share``.
+    """
+    home = Path(environ.get("HOME") or os.path.expanduser("~"))
+    if platform == "win32":
+        folder = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif platform == "darwin":
+        folder = home / "Library" / "Application Support"
+    else:
+        folder = Path(environ.get("XDG_DATA_HOME", ""))
+        if not folder.is_absolute():  # the specification has such a value ignored
+            folder = home / ".local" / "share"
+    return folder / "rigsync" / "journal.sqlite"
+
+
+def open_to_write(path: Path) -> sqlite3.Connection:
+    """Open a journal, and make it where there is none. For one thread.
+
+    Raises
+    ------
+    JournalError
+        It is no journal, one of a newer version, or cannot be written; says what to do.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, cached_statements=64)
+    except _UNFIT as error:
+        raise _unusable(path, error) from error
+    try:
+        _check(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # what is told to be safe outlives a power cut
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("BEGIN IMMEDIATE")  # another program may make it at this moment
+        if _number(connection, "application_id") == 0:
+            for statement in TABLES.split(";\n"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, _UNFIT):
+            raise _unusable(path, error) from error
+        raise
+    return connection
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Open a journal that there is, to read it while others write. For one thread.
+
+    Raises
+    ------
+    JournalError
+        There is none, or it is none, or one of a newer version; says what to do.
+    """
+    if not path.exists():
+        raise JournalError(path, "there is no such journal; it begins with the first session")
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=PATIENCE, uri=True)
+    except _UNFIT as error:
+        raise _unusable(path, error) from error
+    try:
+        _check(connection, path)
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, _UNFIT):
+            raise _unusable(path, error) from error
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise a JournalError unless it is a journal of this version or an older one, or empty."""
+    application, version = _number(connection, "application_id"), _number(connection, "user_version")
+    is_empty = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application != APPLICATION and not (is_empty and application == 0):
+        raise JournalError(path, "this is a database of another program; name another file")
+    if version > VERSION:
+        problem = f"a newer rigsync has written it (version {version} of its tables, {VERSION} here)"
+        raise JournalError(path, f"{problem}; install that rigsync here, or name another file")
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    found: int = connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+    return found
+
+
+def _unusable(path: Path, error: Exception) -> JournalError:
+    text = str(error)
+    if "not a database" in text or "malformed" in text:
+        return JournalError(path, f"this is no journal, or it is damaged ({text}); move it away, or name another file")
+    return JournalError(path, f"it cannot be opened: {text}; look at the path, the permissions and the disk")
