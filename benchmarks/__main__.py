@@ -149,23 +149,37 @@ def osc_rows() -> None:
             f"python-osc's {other}: {theirs:,.0f}; bar: half of it",
             f"{ours / theirs:.2f} ×",
         )
-    half, most = osc.lateness()
-    row(
-        "OSC bundle after its instant",
-        f"p50 {1e6 * half:.0f} µs, p95 {1e6 * most:.0f} µs",
-        "bar: p95 1 ms",
-        "",
-    )
+    for what, lateness in (
+        ("OSC bundle after its instant", osc.lateness),
+        ("OSC rig: python-osc acts on a push after its instant", osc.rig_lateness),
+    ):
+        half, most = lateness()
+        row(what, f"p50 {1e6 * half:.0f} µs, p95 {1e6 * most:.0f} µs", "bar: p95 1 ms", "")
     row("idle OSC bridge, 4 rigs, one program that is told", f"{osc.idle_share():.2%} of one core", "bar: 0.5 %", "")
 
 
 def zmq_rows() -> None:
-    ours, theirs = zeromq.latency()
+    *ours, theirs = zeromq.latency()
+    for where, each in zip(("event", "event of another thread"), ours, strict=True):
+        row(
+            f"ZeroMQ: {where} to a subscriber in another process, p50",
+            f"{1e3 * each:.2f} ms",
+            f"raw pyzmq, same bytes: {1e3 * theirs:.2f} ms; bar: 0.5 ms",
+            f"{each / theirs:.2f} ×",
+        )
+    half, most, rate = (found := zeromq.between_hubs())["hub"]
+    raw_half, raw_most, raw_rate = found["pull"]
     row(
-        "ZeroMQ: event to a subscriber in another process, p50",
-        f"{1e3 * ours:.2f} ms",
-        f"raw pyzmq, same bytes: {1e3 * theirs:.2f} ms; bar: 0.5 ms",
-        f"{ours / theirs:.2f} ×",
+        "ZeroMQ: event from a hub to one in another process",
+        f"p50 {1e3 * half:.2f} ms, p95 {1e3 * most:.2f} ms",
+        f"raw PUSH and PULL, same bytes: {1e3 * raw_half:.2f} ms, {1e3 * raw_most:.2f} ms",
+        f"{half / raw_half:.2f} ×, {most / raw_most:.2f} ×",
+    )
+    row(
+        "ZeroMQ: events from hub to hub, as fast as can be",
+        f"{rate:,.0f} a second",
+        f"raw PUSH and PULL: {raw_rate:,.0f} a second",
+        f"1/{raw_rate / rate:.0f}",
     )
     told, missed, rate = zeromq.joined()
     row(

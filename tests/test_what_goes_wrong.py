@@ -503,6 +503,10 @@ SHOWN_BY = {
     "a bridge's library is not installed: python-osc, pyzmq, paho-mqtt": [
         "tests/bridges/test_cli_bridge.py::test_without_its_library_the_command_says_what_to_install",
     ],
+    "a bridge of a file lacks its library, as LSL where pylsl's wheel has no liblsl for the system": [
+        "tests/bridges/test_cli_bridge.py::test_the_doctor_names_what_the_bridges_of_a_file_lack",
+        "tests/bridges/test_cli_bridge.py::test_the_doctor_names_what_the_bridges_of_an_agents_file_lack",
+    ],
     "a ZeroMQ program sends junk, an unknown verb, a wrong type, or too much": [
         "tests/bridges/test_zmq_bridge.py::test_wrong_requests_are_answered_with_what_was_wrong_and_the_next_good_one_works",
         "tests/bridges/test_zmq_parts.py::test_thousands_of_mutated_requests_are_each_read_or_refused",

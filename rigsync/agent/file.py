@@ -176,7 +176,7 @@ class AgentFile:
     validate: Run | None
     finish: Finish | None
     logs: Logs
-    bridges: Mapping[str, Any]
+    bridges: Mapping[str, Any] = field(repr=False)  # with a broker's password
     journal: JournalSettings | None
     alerts: tuple[Alert, ...]
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)

@@ -16,6 +16,7 @@ from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
 from rigsync.agent.keys import REFUSE
 from rigsync.agent.template import Template
 from rigsync.cli.alert_problems import document_of, tell_problems
+from rigsync.cli.bridge_classes import shown
 from rigsync.cli.output import write_json
 from rigsync.cli.tables import print_table
 from rigsync.core.enums import ExpMessage
@@ -89,8 +90,8 @@ def _rows(file: AgentFile) -> Iterator[list[str]]:
     for name, text in _differing(file).items():
         yield ["rehearsal", "stands for", f"{{{name}}} = {text}", ""]
     yield ["always", "log", str(file.logs_folder), ""]
-    for name, options in file.bridges.items():
-        places = [options.get(key) for key in ("listen", "pub", "rep")]
+    for name, options in shown(file.bridges).items():
+        places = [options.get(key) for key in ("name", "from", "listen", "pub", "rep", "broker")]
         yield ["always", "tell", f"{name}: {', '.join([*filter(None, places), *options.get('to', ())])}", ""]
 
     for alert in file.alerts:
@@ -129,6 +130,7 @@ def _document(file: AgentFile) -> dict[str, Any]:
     found["rehearsal"] = _differing(file) or None
     found["logs"]["folder"] = str(file.logs_folder)
     found["alerts"] = list(map(document_of, file.alerts))
+    found["bridges"] = _plain(shown(file.bridges))
     return {
         "experiment_description" if name == "description" else name: value
         for name, value in found.items()

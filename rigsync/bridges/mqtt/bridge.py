@@ -13,17 +13,19 @@ from typing import Any
 from rigsync._text import printable
 from rigsync.bridges.asking import AskedBridge, Refused
 from rigsync.bridges.requests import json_object, request_of
-from rigsync.bridges.telling import picture_of
+from rigsync.bridges.telling import picture_of, pictures
 from rigsync.config.address import parse_broker
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.core.events import Event
 from rigsync.core.rigs import LONGEST_NAME
 from rigsync.core.throttle import Throttle
+from rigsync.errors import ConfigError
 from rigsync.hub.documents import document_of, json_of, json_within
 from rigsync.net.mqtt import topic_name
 from rigsync.net.mqtt_broker import AnswerTo, Will
 from rigsync.net.mqtt_client import OVERHEAD, MqttClient
+from rigsync.rig.rig import Rig
 from rigsync.runtime.program import this_program
 
 logger = logging.getLogger("rigsync.bridge")
@@ -46,13 +48,13 @@ _INSTANTS = frozenset({"owner_heard", "interrupts_at"})
 class MqttBridge(AskedBridge[AnswerTo]):
     """Publishes what happens at an MQTT broker, with the picture of each rig; docs/bridges.md lists the topics.
 
-    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`. It opens even while the broker
-    is away, and goes on when the broker is back.
+    A context manager: ``with`` for an `Auxiliaries` or a `Rig`, ``async with`` on its event loop. It opens even while
+    the broker is away, and goes on when the broker is back.
 
     Parameters
     ----------
-    lab : Auxiliaries or Coordinator
-        Who commands the rigs. It has to be open.
+    lab : Auxiliaries, Coordinator or Rig
+        Who commands the rigs; or a rig, for which the bridge only tells what happens. It has to be open.
     broker : str
         ``mqtt://host:port/prefix``, or ``mqtts://`` for TLS.
     commands : bool
@@ -62,7 +64,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
     Raises
     ------
     ConfigError
-        The address is malformed, or a file with a password or certificate cannot be read.
+        The address is malformed, a file with a password or certificate cannot be read, or a rig is to take commands.
 
     Examples
     --------
@@ -72,9 +74,11 @@ class MqttBridge(AskedBridge[AnswerTo]):
 
     name = "MQTT bridge"
 
-    def __init__(self, lab: Auxiliaries | Coordinator, broker: str, commands: bool = False):
+    def __init__(self, lab: Auxiliaries | Coordinator | Rig, broker: str, commands: bool = False):
         super().__init__(lab)
-        self._lab = lab
+        self._of = lab.name if isinstance(lab, Rig) else None
+        if self._of and commands:
+            raise ConfigError(f"rig {self._of} takes no commands by its bridge: its coordinator commands it")
         self._broker, self._commands = parse_broker(broker), commands
         self._prefix = self._broker.prefix
 
@@ -82,7 +86,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
         self._await_requests()
         self._from = {"host": socket.gethostname(), "program": this_program(), "run": secrets.token_hex(8)}
         self._sequence = 0
-        self._rigs = frozenset(self._lab.views)
+        self._rigs = frozenset([self.lab.name] if isinstance(self.lab, Rig) else self.lab.views)
         self._throttle: Throttle[str] = Throttle(PAUSE)
         self._due: deque[str] = deque()
         self._shown: dict[str, tuple[dict[str, Any], float]] = {}
@@ -143,11 +147,12 @@ class MqttBridge(AskedBridge[AnswerTo]):
     def _tell(self, event: Event) -> None:
         self._sequence += 1
         document = {"from": self._from, "sequence": self._sequence, **document_of(event)}
-        rig = document.get("rig")
+        rig = document["rig"] = document.get("rig") or self._of
         about = [rig] if isinstance(rig, str) and rig else []
         self._publish(self._topic("events", type(event).__name__, *about), document)
-        if about and rig in self._rigs:
-            self._note_changed(rig)
+        for each in about:
+            if each in self._rigs:
+                self._note_changed(each)
 
     # ------------------------------------------------------------------------------------------------------ coming in
 
@@ -193,12 +198,18 @@ class MqttBridge(AskedBridge[AnswerTo]):
             self._show(self._due.popleft())
         self._arm()
 
+    def _picture(self, rig: str) -> dict[str, Any] | None:
+        """Return how a rig is; None where that is not known any more."""
+        if isinstance(self.lab, Rig):
+            return pictures(self.lab)[rig]
+        services = self.lab.services
+        return picture_of(services.view(rig)) if services else None
+
     def _show(self, rig: str) -> None:
         """Tell how a rig is, unless the broker knows. A broker that is away gets all pictures when it is back."""
-        services = self._lab.services
-        if not self._client.is_connected or services is None:
+        if not self._client.is_connected or not (picture := self._picture(rig)):
             return
-        picture, now = picture_of(services.view(rig)), self._loop.time()
+        now = self._loop.time()
         lasting = {name: value for name, value in picture.items() if name not in _EACH_PROBE}
         lasting |= {name: picture[name] is None for name in _INSTANTS}
         before, told_at = self._shown.get(rig, (None, 0.0))
