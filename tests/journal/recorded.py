@@ -10,7 +10,7 @@ from typing import Any
 
 
 def rows(path: Path, sql: str, *values: Any) -> list[dict[str, Any]]:
-    """Return what a journal answers to a question, each row by the names of its columns; none while it is being made."""
+    """Return what a journal answers to a question, each row by the names of its columns; none before it is made."""
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row
@@ -34,4 +34,3 @@ def sessions(path: Path, kind: str = "coordinator") -> list[dict[str, Any]]:
     """Return the sessions that runs of one kind have seen, with what became of each rig."""
     sql = "SELECT session.* FROM session JOIN run ON run.id = session.run WHERE kind = ? ORDER BY session.id"
     return [{**row, "rigs": json.loads(row["rigs"])} for row in rows(path, sql, kind)]
-
