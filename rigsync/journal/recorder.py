@@ -105,8 +105,9 @@ class Recorder:
 
     @property
     def path(self) -> Path:
-        """The file."""
-        return self._settings.file
+        """The file that is written, or will be."""
+        opening = self._last
+        return opening.writer.path if opening else self._settings.file
 
     def begin(self) -> None:
         """Record from now on; on the hub's event loop."""
