@@ -99,7 +99,9 @@ def test_fetching_leaves_no_trace(serving: Served, collect: Collect, ours: Path,
 
 def test_an_agent_tells_its_journal(collect: Collect, ours: Path, tmp_path: Path) -> None:
     file = tmp_path / "left.yaml"
-    file.write_text(f"name: left\nlisten: udp://127.0.0.1:0\njournal: {tmp_path / 'left.sqlite'}\non: {{EXPCLEANUP: {{run: date}}}}\n")
+    file.write_text(
+        f"name: left\nlisten: udp://127.0.0.1:0\njournal: {tmp_path / 'left.sqlite'}\non: {{EXPCLEANUP: {{run: date}}}}\n"
+    )
     with Agent(read_agent_file(file)) as agent:
         session_with({"left": agent.uri}, ours)
         until(lambda: collect({"left": agent.uri}).status == 0 and "StatusChanged" in kinds(ours, "left"))
