@@ -11,7 +11,7 @@ import pytest
 from cli_programs import Outcome, environment, run_here
 from processes import LONG, until
 
-from rigsync import Auxiliaries, Journal, RemoteError, Rig
+from rigsync import Auxiliaries, Journal, Rig
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import read_agent_file
 from rigsync.core.queries import JOURNAL
@@ -99,9 +99,8 @@ def test_fetching_leaves_no_trace(serving: Served, collect: Collect, ours: Path,
 
 def test_an_agent_tells_its_journal(collect: Collect, ours: Path, tmp_path: Path) -> None:
     file = tmp_path / "left.yaml"
-    file.write_text(
-        f"name: left\nlisten: udp://127.0.0.1:0\njournal: {tmp_path / 'left.sqlite'}\non: {{EXPCLEANUP: {{run: date}}}}\n"
-    )
+    at = tmp_path / "left.sqlite"
+    file.write_text(f"name: left\nlisten: udp://127.0.0.1:0\njournal: {at}\non: {{EXPCLEANUP: {{run: date}}}}\n")
     with Agent(read_agent_file(file)) as agent:
         session_with({"left": agent.uri}, ours)
         until(lambda: collect({"left": agent.uri}).status == 0 and "StatusChanged" in kinds(ours, "left"))
@@ -168,14 +167,6 @@ def test_a_journal_that_cannot_be_written(serving: Served, tmp_path: Path, ours:
     assert told.status == 1
     assert told.err.startswith(f"Error: journal {ours}: this is no journal")
     assert ours.read_text().startswith("some text")
-
-
-def test_a_rig_whose_journal_is_gone_says_so(serving: Served, tmp_path: Path) -> None:
-    rig, path = serving("left"), tmp_path / "left.sqlite"
-    until(path.exists)
-    path.rename(tmp_path / "moved.sqlite")
-    with Auxiliaries({"left": rig.uri}) as aux, pytest.raises(RemoteError, match="there is no such journal"):
-        aux.call("left", JOURNAL.name, timeout=LONG)
 
 
 def test_nobody_else_may_define_it() -> None:
