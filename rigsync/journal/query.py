@@ -250,11 +250,6 @@ class Journal(Reader):
         rows = self._all("SELECT time FROM record WHERE id = ?", [row[0]])
         return rows[0][0] if rows else None
 
-    def check(self) -> None:
-        """Raise a JournalError if the file has gone since it was opened."""
-        if not self.path.exists():
-            raise JournalError(self.path, "it has gone: somebody has moved or removed it")
-
     def frame(self, rows: Iterable[Session | Record] | None = None) -> Any:
         """Return sessions or records as a table of pandas, a `DataFrame`; times are UTC.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from cli_programs import Command, Outcome, environment, run_here
+from platforms import posix
 from processes import until
 
 from journal.filling import REF, T0, Filler, filling
@@ -317,6 +318,7 @@ def test_following(file: Path, story: Filler, tmp_path: Path) -> None:
         assert command.outcome().status == 0
 
 
+@posix
 def test_following_one_session_as_json(file: Path, story: Filler, tmp_path: Path) -> None:
     env = environment(tmp_path, RIGSYNC_JOURNAL=str(file))
     with Command(["log", "2026-12-01_1_mouse", "--follow", "--json"], tmp_path, env) as command:
@@ -329,7 +331,7 @@ def test_following_one_session_as_json(file: Path, story: Filler, tmp_path: Path
         os.replace(file, tmp_path / "moved")
         outcome = command.outcome()
         assert outcome.status == 1
-        assert "it has gone: somebody has moved or removed it" in outcome.err
+        assert "it has gone: somebody has moved, removed or replaced it" in outcome.err
 
 
 def _held(pid: int) -> list[str]:

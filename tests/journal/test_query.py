@@ -232,6 +232,21 @@ def test_a_rig_whose_clock_nobody_knows(file: Path, filler: Filler) -> None:
             assert {record.bound for record in found if record.run == 2} == {None}
 
 
+def test_what_only_a_rig_has_noted_is_put_in_its_place_too(file: Path, filler: Filler) -> None:
+    """Its session was commanded from elsewhere, and this computer has watched the rig."""
+    session, theirs = merged(filler)
+    filler.connection.execute("UPDATE record SET session = NULL WHERE session = ?", [session])
+    filler.connection.execute("DELETE FROM session WHERE id = ?", [session])
+    with Journal(file) as journal:
+        found = list(journal.events(journal.session()))
+        assert [round(record.time - T0) for record in found] == [2, 14]
+        assert all(record.bound for record in found)
+        assert {record.bound for record in journal.changes(0) if record.run == 2} == {None}  # as it was written
+    filler.connection.execute("DELETE FROM record WHERE kind = 'Sample'")
+    with Journal(file) as journal:
+        assert [record.bound for record in journal.events(journal.session())] == [None, None]
+
+
 def test_bounds_grow_away_from_estimates(file: Path, filler: Filler) -> None:
     merged(filler)
     filler.connection.execute("DELETE FROM record WHERE kind = 'Sample' AND mono > 1010")
