@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from cli_programs import Command, Outcome, environment, run_here
-from platforms import posix
+from platforms import needs_terminal, posix
 from processes import until
 
 from journal.filling import REF, T0, Filler, filling
@@ -338,6 +338,21 @@ def _held(pid: int) -> list[str]:
     import psutil
 
     return [opened.path for opened in psutil.Process(pid).open_files()]
+
+
+@needs_terminal
+def test_failures_are_red_on_a_terminal(file: Path, story: Filler, tmp_path: Path) -> None:
+    master, slave = os.openpty()
+    env = environment(tmp_path, RIGSYNC_JOURNAL=str(file), TERM="xterm")
+    with Command(["log"], tmp_path, env, stdout=slave) as command:
+        assert command.outcome().status == 0
+    os.close(slave)
+    shown = os.read(master, 65536).decode()
+    os.close(master)
+    red = {line for line in shown.splitlines() if line.startswith("\x1b[1;31m")}
+    assert {HEAD in line or EPHYS in line for line in red} == {True}
+    assert len(red) == 2
+    assert "\x1b[31m" not in shown.replace("\\x1b[31m", "")
 
 
 def test_a_reader_that_goes_is_no_error(file: Path, story: Filler, tmp_path: Path) -> None:
