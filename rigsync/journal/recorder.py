@@ -106,8 +106,9 @@ class Recorder:
 
     @property
     def path(self) -> Path:
-        """The file."""
-        return self._settings.file
+        """The file that is written, or will be."""
+        opening = self._last
+        return opening.writer.path if opening else self._settings.file
 
     @property
     def uuid(self) -> str | None:
