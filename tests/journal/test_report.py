@@ -22,7 +22,7 @@ from processes import until
 
 from journal.filling import REF, T0, Filler
 from journal.made_up import BEGAN, MadeUp, unlucky
-from rigsync import Auxiliaries, Coordinator, Rig
+from rigsync import Auxiliaries, Coordinator, Rig, load_rigs
 from rigsync.journal.query import Journal
 from rigsync.journal.report import background
 from rigsync.journal.report.axis import Axis, time_label
@@ -142,6 +142,13 @@ def test_what_one_has_to_know_besides_is_said(path: Path) -> None:
         "3 failures on the way, numbered below.",
         "Told nothing of their files: ephys.",
     ]
+
+
+def test_a_rig_that_has_recorded_only_for_a_part_is_named(path: Path) -> None:
+    told = {"seconds": 743.1, "files": [{"path": "probe.bin", "bytes": 5, "frames": None, "verified": "size"}]}
+    verdict = verdict_of(made(path, MadeUp(seconds=1440.0, recorded={"ephys": told})))
+    assert verdict.is_complete
+    assert list(verdict.remarks) == ["ephys has recorded 12 min 23 s of 24 min."]
 
 
 def test_what_nobody_has_confirmed_or_looked_at_is_not_called_complete(path: Path, filler: Filler) -> None:
@@ -337,7 +344,7 @@ def test_a_page_has_bounds_whatever_rigs_send(path: Path, filler: Filler) -> Non
         text, _ = page(journal, journal.session())
     assert len(text) < 5_000_000
     pieces = _Text(text).pieces
-    assert f"200 more are not listed: rigsync log {REF} shows all." in pieces
+    assert f"300 more are not listed: rigsync log {REF} shows all." in pieces
     assert f"600 more messages are not listed: rigsync log {REF} shows all." in pieces
     assert any(piece.endswith("more characters]") for piece in pieces)
 
@@ -545,6 +552,8 @@ def test_a_session_is_named_and_a_file_too(path: Path, tmp_path: Path) -> None:
     again = command(tmp_path, "2026-11-24_1_old", "-o", "-", "--journal", str(path))
     assert again.status == 0
     assert again.out.startswith("<!DOCTYPE html>\n")
+    assert again.out.isascii()
+    assert "&#177; 0.150" in again.out  # in any encoding of the terminal
 
 
 @pytest.mark.parametrize(
@@ -695,3 +704,12 @@ async def _one_session(file: Path) -> None:
 def test_a_coordinator_on_an_event_loop_leaves_one_too(lab: Callable[..., Path], tmp_path: Path) -> None:
     asyncio.run(_one_session(lab()))
     assert (tmp_path / "reports" / "2026-11-30_1_a.html").exists()
+
+
+def test_the_folder_begins_at_the_file_of_rigs(
+    lab: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = lab()
+    monkeypatch.chdir(tmp_path.parent)
+    assert load_rigs(file.relative_to(tmp_path.parent)).report == tmp_path / "reports"
+    assert load_rigs(lab(report=str(tmp_path / "elsewhere"))).report == tmp_path / "elsewhere"
