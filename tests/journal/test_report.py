@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from cli_programs import Outcome, environment, run_here
-from processes import until
+from processes import ROOT, until
 
 from journal.filling import REF, T0, Filler
 from journal.made_up import BEGAN, MadeUp, unlucky
@@ -713,3 +713,17 @@ def test_the_folder_begins_at_the_file_of_rigs(
     monkeypatch.chdir(tmp_path.parent)
     assert load_rigs(file.relative_to(tmp_path.parent)).report == tmp_path / "reports"
     assert load_rigs(lab(report=str(tmp_path / "elsewhere"))).report == tmp_path / "elsewhere"
+
+
+def test_what_the_page_of_the_documents_shows_is_so(path: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    (shell,), (yaml,) = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("sh", "yaml"))
+    MadeUp().write(path)
+    _, *arguments = shell.split()
+    outcome = run_here(arguments, tmp_path, environment(tmp_path, RIGSYNC_JOURNAL=str(path)))
+    assert outcome.out == "2026-11-25_1_mouse7.html\n"
+    page_of_it = (tmp_path / "2026-11-25_1_mouse7.html").read_text(encoding="utf-8")
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page_of_it)
+    assert headings == re.findall(r"^\| ([A-Z][^|]*?) \|", text, re.MULTILINE)
+    (tmp_path / "rigs.yaml").write_text(yaml, encoding="utf-8")
+    assert load_rigs(tmp_path / "rigs.yaml").report == tmp_path / "reports"
