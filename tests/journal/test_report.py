@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from cli_programs import Outcome, environment, run_here
@@ -684,6 +685,25 @@ def test_pushes_do_not_wait_for_a_report(
             assert time.monotonic() - before < 5  # far below the minute of the hang
         finally:
             hang.set()
+
+
+def test_a_journal_is_read_beside_others_a_moment_at_a_time(
+    lab: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python lets a busy thread go on for 5 ms while the event loop waits, which a push would feel."""
+    paused: list[str] = []
+
+    def pause(seconds: float) -> None:
+        assert seconds == background.PAUSE
+        paused.append(threading.current_thread().name)
+
+    monkeypatch.setattr(background, "MOMENT", 0.0)
+    monkeypatch.setattr(background, "time", mock.Mock(wraps=time, sleep=pause))
+    with Auxiliaries.from_file(lab()) as aux, aux.experiment("2026-11-30_1_a"):
+        pass
+    assert set(paused) == {"rigsync report"}
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        assert len(paused) >= len(list(journal.events(journal.session()))) > 10
 
 
 def test_without_a_journal_there_is_no_report_and_a_line_says_why(
