@@ -13,9 +13,10 @@ from typing import Any
 from rigsync._text import one_line
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import CoordinatorClosed, PushCompleted
-from rigsync.journal.query import Journal, Record, Session
+from rigsync.journal.query import Journal, Session
 from rigsync.journal.recorder import Recorder
 from rigsync.journal.report.writing import page, write_into
+from rigsync.journal.rows import Record
 from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.report")
