@@ -30,7 +30,7 @@ from processes import LONG, FakeAlyx, IblutilServer, RigProgram, free_port, iblu
 
 import rigsync
 from rigsync import PushResult, cli
-from rigsync.cli import children, log, push
+from rigsync.cli import children, logs, push
 from rigsync.cli.outcomes import answer_in_words
 from rigsync.config.files import user_config_file
 from rigsync.core import messages
