@@ -617,10 +617,10 @@ def test_the_log_keeps_the_lines_of_tracebacks_only() -> None:
         record = logging.LogRecord(
             "rigsync.rig", logging.ERROR, "", 0, "%s", ("two\nlines",), (type(error), error, None)
         )
-    plain, full = log._PlainFormatter(), log._FullFormatter("%(name)s: %(message)s")
+    plain, full = logs._PlainFormatter(), logs._FullFormatter("%(name)s: %(message)s")
     assert plain.format(record) == "Error: two\\nlines"
     moment = time.strftime("%H:%M:%S", time.localtime(record.created))
-    assert log._PlainFormatter(with_time=True).format(record) == f"{moment} Error: two\\nlines"
+    assert logs._PlainFormatter(with_time=True).format(record) == f"{moment} Error: two\\nlines"
     assert full.format(record) == "rigsync.rig: two\\nlines\nValueError: \\x1b[2Jlost"
 
 
