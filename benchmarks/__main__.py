@@ -10,7 +10,7 @@ import platform
 import sys
 from statistics import median, quantiles
 
-from benchmarks import lsl, measure, mqtt, osc, strangers, zeromq
+from benchmarks import journal, lsl, measure, mqtt, osc, strangers, zeromq
 
 
 def milliseconds(seconds: float) -> str:
@@ -209,6 +209,24 @@ def mqtt_rows() -> None:
     row("idle MQTT bridge, 4 rigs", f"{mqtt.idle_share():.2%} of one core", "bar: 0.5 %", "")
 
 
+def journal_rows() -> None:
+    told, kept, rate, longest = journal.flood()
+    row(
+        f"journal: {told:,} events, {rate:,.0f} a second",
+        f"{told - kept} missing; the newest record at most {1e3 * longest:.0f} ms old",
+        "bar: none missing",
+        "",
+    )
+    for what, events in (("", 0), (f", while {journal.RATE:,} events a second are told", journal.RATE)):
+        ours, ours_late, bare, bare_late = journal.pushes(events)
+        row(
+            f"`push(wait=True)`, one rig, with a journal{what}, p50 and p99",
+            f"{milliseconds(ours)}, {milliseconds(ours_late)}",
+            f"without: {milliseconds(bare)}, {milliseconds(bare_late)}; bar: p50 within 5 %",
+            f"{ours / bare - 1:+.1%}",
+        )
+
+
 ATTACKS = {
     "nothing": ("nothing, over UDP", "udp", strangers.FLOODED),
     "lists": ("`[[],[],...]` of 59 MB", "tcp", strangers.TIMES * strangers.LARGE),
@@ -275,6 +293,7 @@ ROWS = {
     "osc": osc_rows,
     "zmq": zmq_rows,
     "mqtt": mqtt_rows,
+    "journal": journal_rows,
     "strangers": stranger_rows,
 }
 """What may be named on the command line, to measure that alone: `python -m benchmarks push hub`."""

@@ -709,6 +709,15 @@ SHOWN_BY = {
     "`rigsync run --ref` with a reference of another form": [
         "tests/test_cli_run.py::test_a_reference_of_another_form_is_refused_unless_it_is_meant",
     ],
+    "the report of a session cannot be written: its folder is no folder, the disk is full, the drive hangs": [
+        "tests/journal/test_report.py::test_a_report_that_cannot_be_written_is_one_line_and_disturbs_nobody",
+        "tests/journal/test_report.py::test_what_cannot_be_written_leaves_nothing_behind",
+        "tests/journal/test_report.py::test_pushes_do_not_wait_for_a_report",
+    ],
+    "`rigsync report -o` names a file that is there and is no report": [
+        "tests/journal/test_report.py::test_what_is_no_report_is_left_as_it_is",
+        "tests/journal/test_report.py::test_what_cannot_be_reported_is_said_in_a_line",
+    ],
     "a mistake in `rigs.yaml`, or in the file of an agent": [
         "tests/test_config.py::test_what_is_no_rig",
         "tests/agent/test_serve.py::test_what_is_wrong_is_told_before_anything_listens",

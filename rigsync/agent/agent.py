@@ -66,6 +66,7 @@ class Agent(Rig):
     """A rig that runs the commands of its file."""
 
     def __init__(self, file: AgentFile):
+        self._own, self._journal_files = file, [file.source]
         super().__init__(
             file.name,
             file.listen,
@@ -73,9 +74,9 @@ class Agent(Rig):
             experiment_description=file.description,
             lease=file.lease,
             max_message=file.max_message,
+            journal=file.journal or False,
         )
         self._identity = dataclasses.replace(self._identity, rehearses=file.rehearsal is not None)
-        self._own = file
         self._renew()
         self._recording: Recording | None = None
         self._watches: list[asyncio.Task[None]] = []

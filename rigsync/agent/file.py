@@ -22,6 +22,7 @@ from rigsync.agent.template import FILE, MESSAGE, OF_THE_SESSION, Source, Templa
 from rigsync.config.address import parse_uri
 from rigsync.config.alerts import Alert, alerts_of
 from rigsync.config.files import bridges_of
+from rigsync.config.journal import JournalSettings, journal_of
 from rigsync.config.schema import Known, Mistakes, Told, under
 from rigsync.config.yaml import document_node, located, map_of
 from rigsync.core.enums import ExpMessage
@@ -157,6 +158,7 @@ class AgentFile:
     validate: Run | None
     logs: Logs
     bridges: Mapping[str, Any]
+    journal: JournalSettings | None
     alerts: tuple[Alert, ...]
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     rehearsal: AgentFile | None = None
@@ -270,6 +272,7 @@ class _Reader:
                 "validate": self._validate,
                 "logs": self._logs,
                 "bridges": lambda: bridges_of(found["bridges"], Path(source).parent),
+                "journal": lambda: journal_of(found["journal"], Path(os.path.abspath(source)).parent),
                 "alerts": lambda: alerts_of(found["alerts"], Path(source).parent, self._mistakes, self._windows),
             }
         )
@@ -290,6 +293,7 @@ class _Reader:
             parts["validate"],
             parts["logs"],
             parts["bridges"],
+            parts["journal"],
             parts["alerts"],
             MappingProxyType(lines),
         )

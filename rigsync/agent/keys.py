@@ -7,6 +7,7 @@ import re
 
 from rigsync.config.alerts import ALERTS
 from rigsync.config.files import RIG_BRIDGES
+from rigsync.config.journal import JOURNAL
 from rigsync.config.rigs import NAME
 from rigsync.config.schema import (
     MOST_ITEMS,
@@ -237,6 +238,7 @@ AGENT = Table(
             default={},
         ),
         "bridges": Key(RIG_BRIDGES, "By what other programs are told what happens at this rig.", default={}),
+        "journal": JOURNAL,
         "alerts": Key(ALERTS, "Who is told of what that happens at this rig.", default=[]),
     },
     needs={"validate": ("verify",)},

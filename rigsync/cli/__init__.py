@@ -29,12 +29,15 @@ COMMANDS = {
     "check": "Check a configuration, and look up every rig's address.",
     "demo": "Run a whole experiment with rigs on this computer.",
     "doctor": "Find out what is wrong with rigs, and what to do.",
+    "log": "Show what happened, in the last session or any other.",
     "ping": "Probe rigs again and again, and show whether they answer.",
     "push": "Send one message to the rigs, and show their answers.",
     "rehearse": "Have all rigs record for some seconds, to try them.",
+    "report": "Write the report of a session as a page of HTML.",
     "run": "Run a command as an experiment on all rigs.",
     "schema": "Print the JSON Schema of rigs.yaml, or an agent's file.",
     "serve": "Serve as the rig of a file, or as one that answers everything.",
+    "sessions": "List the sessions, a line for each.",
     "watch": "Show the state of the rigs while it changes.",
 }
 """The commands with their short help. Each is the function `command` of the module of that name."""

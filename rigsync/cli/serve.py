@@ -101,7 +101,7 @@ def command(names: tuple[str, ...], uri: str, until_eof: bool, as_json: bool, **
     level = logging.WARNING if as_json else logging.INFO
     show = _print_as_json if as_json else _print
     with usage_errors():
-        rig = PracticeRig(name, uri, show, **options)
+        rig = PracticeRig(name, uri, show, journal=True, **options)
     with background_logging(level):
         run_rigs([rig], announce)
     end_interrupted_line()

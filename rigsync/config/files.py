@@ -11,6 +11,7 @@ from typing import Any
 
 from rigsync.config.address import parse_broker
 from rigsync.config.alerts import ALERTS, Alert, alerts_of
+from rigsync.config.journal import JOURNAL, JournalSettings, journal_of
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
 from rigsync.config.schema import (
     Key,
@@ -141,6 +142,8 @@ _RIGS = Table(
             required=True,
         ),
         "bridges": Key(_BRIDGES, "What rigsync bridge starts.", default={}),
+        "journal": JOURNAL,
+        "report": Key(text(1000), "The folder for a report of each session, written at its end (docs/report.md)."),
         "alerts": Key(ALERTS, "Who is told of what, while this program commands an experiment.", default=[]),
     }
 )
@@ -197,6 +200,8 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
     with mistakes:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
         timing, bridges = DEFAULT_TIMING, {}
+        journal: JournalSettings | None = JournalSettings()
+        report = None
         alerts: tuple[Alert, ...] = ()
         if all(key.value != "rigs" for key, _ in node.value):
             found = _FLAT.read(map_of(node, lines, mistakes, "rigs"), "rigs", mistakes)
@@ -207,12 +212,16 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             found = whole["rigs"]
             with mistakes:
                 bridges = bridges_of(whole["bridges"], Path(file).parent)
+            with mistakes:
+                journal = journal_of(whole["journal"], Path(file).parent)
+            report = None if whole["report"] is None else Path(file).parent.absolute() / whole["report"]
             with mistakes, under("bridges.mqtt.broker"):
                 if "mqtt" in bridges:
                     parse_broker(whole["bridges"]["mqtt"]["broker"])
             with mistakes:
                 alerts = alerts_of(whole["alerts"], Path(file).parent, mistakes)
-        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges, alerts=alerts)
+        parts: dict[str, Any] = {"bridges": bridges, "journal": journal, "report": report, "alerts": alerts}
+        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, **parts)
         if not mistakes:
             return rigs, lines
     raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__

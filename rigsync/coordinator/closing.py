@@ -70,12 +70,15 @@ class Closing:
     async def _stop(self, unfinished: Iterable[Course[Any, Any]]) -> None:
         interrupt = self.interrupt(unfinished)  # which has left, whenever this is cancelled
 
+        def goes_on(interrupt: Push) -> bool:  # its outcome is handed over when the journal has it
+            return not interrupt.done and self._services.is_pending(interrupt.request_time)
+
         def is_over() -> bool:
-            return (interrupt is None or interrupt.done) and not self._services.is_ending()
+            return not (interrupt and goes_on(interrupt)) and not self._services.is_ending()
 
         limit = STOP_TIMEOUT + STOP_GRACE if interrupt else STOP_TIMEOUT
         await comes_true(is_over, self._services.hub, [PushCompleted], limit)  # the log tells which have not answered
-        if interrupt and not interrupt.done:
+        if interrupt and goes_on(interrupt):
             reason = "their pause was longer than the time to close"
             logger.error("%s may go on recording: %s", ", ".join(interrupt.rigs), reason)
         elif interrupt and isinstance(outcome := await interrupt.outcome(), PushError):

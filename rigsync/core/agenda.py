@@ -15,7 +15,7 @@ from rigsync.core.calls import OWN
 from rigsync.core.clock import MOST_AHEAD
 from rigsync.core.coordinators import Record
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import Event, HandlerDue, HandlerOvertaken, LeaseExpired, Schedule, StatusChanged
+from rigsync.core.events import Event, HandlerDue, HandlerOvertaken, LeaseExpired, StatusChanged
 from rigsync.core.health import Health
 from rigsync.core.lifecycle import (
     LIFECYCLE_MESSAGES,
@@ -32,6 +32,7 @@ from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.ownership import Ownership, Sender
 from rigsync.core.queries import CHECK, Queries, Task
 from rigsync.core.rigs import Room
+from rigsync.core.schedule import Schedule
 from rigsync.errors import ENDED_BADLY, PayloadError, PayloadTooLarge, closest_first
 
 INTERRUPT_PATIENCE = 5.0

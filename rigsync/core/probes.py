@@ -16,8 +16,8 @@ REMEMBERED = 64
 """Probes by which the loss is told: those of a minute. Younger ones than `PATIENCE` are remembered beside them."""
 PATIENCE = 1.0
 """Seconds after which an unanswered probe counts as lost."""
-MOST = 2 * REMEMBERED
-"""Most probes that are remembered. Before an instant there are 50 a second."""
+MOST = 3 * REMEMBERED
+"""Most probes that are remembered. Before an instant there are 100 a second, or some more."""
 
 
 @dataclass(slots=True, eq=False)

@@ -38,6 +38,23 @@ def fields_of(event: Event) -> dict[str, Any]:
     return {name: "***" if is_secret and name in CONTENT else plain(getattr(event, name)) for name in _names(kind)}
 
 
+def fields_as_json(event: Event) -> str:
+    """Return what `fields_of` does as JSON in one line, in ASCII; several times as fast.
+
+    It differs in whole numbers with a name of a program's own, deep in a field: of these there is the number.
+    """
+    is_secret = getattr(event, "event", None) is ExpMessage.ALYX
+    kind: Any = type(event)
+    fields: dict[str, Any] = {}
+    for name in _names(kind):
+        value = "***" if is_secret and name in CONTENT else getattr(event, name)
+        fields[name] = value if type(value) in _OF_JSON else plain(value)
+    try:
+        return _FAST.encode(fields)
+    except (TypeError, ValueError, RecursionError):  # a key that is no text, a number that is none, or a circle
+        return json_of(fields_of(event))
+
+
 @lru_cache(256)
 def _names(kind: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # the stamp has the rig
@@ -91,3 +108,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         return plain(to_plain(value, "value", Room()), depth + 1)
     except (PayloadError, PayloadTooLarge):
         return f"<{type(value).__name__}>"
+
+
+_OF_JSON = frozenset({type(None), str, int, bool, float, dict, list})
+_FAST = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=plain)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.signals import signals_held_back
 
-COORDINATORS, RIGS, ALERTS = 0, 1, 2
-"""The stages in their order: rigs come after coordinators, which they still answer, and then who is told of both."""
+COORDINATORS, RIGS, ALERTS, JOURNALS = 0, 1, 2, 3
+"""The stages in their order: rigs come after coordinators, which they still answer, then who is told of both; and the
+journal hears of all."""
 
 _hooks: list[tuple[int, Callable[[], None]]] = []
 

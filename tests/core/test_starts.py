@@ -51,16 +51,16 @@ def most_in(times: list[float], seconds: float) -> int:
     return max((sum(begin <= when < begin + seconds for when in times) for begin in times), default=0)
 
 
-def test_while_a_push_waits_for_its_instant_its_rig_is_probed_every_20_ms() -> None:
+def test_while_a_push_waits_for_its_instant_its_rig_is_probed_every_10_ms() -> None:
     net, coordinator = lab()
     when = coordinator.push("EXPSTART", REFERENCE, delay=0.4)
     begun = net.now
     assert net.run(2.0, until=lambda: when in coordinator.results)
     assert not coordinator.results[when].failures
     probes = net.times(Probe)
-    assert 16 <= len(probes) <= 31  # 20 ms, or sooner by up to 0.3 of that
-    assert all(later - earlier <= 0.0201 for earlier, later in itertools.pairwise(probes))
-    assert begun <= probes[0] <= begun + 0.021
+    assert 33 <= len(probes) <= 62  # 10 ms, or sooner by up to 0.3 of that
+    assert all(later - earlier <= 0.0101 for earlier, later in itertools.pairwise(probes))
+    assert begun <= probes[0] <= begun + 0.011
     net.sent = []
     net.run(3.0)
     assert len(net.times(Probe)) <= 4  # the beat again
@@ -75,7 +75,7 @@ def test_a_long_wait_is_measured_in_its_last_2_s_only(delay: float) -> None:
     before = [sent for sent in net.times(Probe) if sent < instant - MEASURED]
     assert len(before) <= delay - MEASURED + 2
     last = [sent for sent in net.times(Probe) if sent >= instant - MEASURED]
-    assert 90 <= len(last) <= 150
+    assert 190 <= len(last) <= 300
     assert len([sent for sent in net.times(Request) if sent >= instant - MEASURED]) <= 10
 
 

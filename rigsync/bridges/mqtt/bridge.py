@@ -17,7 +17,6 @@ from rigsync.bridges.telling import picture_of
 from rigsync.config.address import parse_broker
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
-from rigsync.coordinator.links import this_program
 from rigsync.core.events import Event
 from rigsync.core.rigs import LONGEST_NAME
 from rigsync.core.throttle import Throttle
@@ -25,6 +24,7 @@ from rigsync.hub.documents import document_of, json_of, json_within
 from rigsync.net.mqtt import topic_name
 from rigsync.net.mqtt_broker import AnswerTo, Will
 from rigsync.net.mqtt_client import OVERHEAD, MqttClient
+from rigsync.runtime.program import this_program
 
 logger = logging.getLogger("rigsync.bridge")
 
