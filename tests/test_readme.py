@@ -22,9 +22,8 @@ from cli_programs import Command, Outcome, environment, run_here
 from processes import LONG, Program, calm, free_port, until
 
 import rigsync
-from rigsync import Auxiliaries, ExpStatus, Rig
+from rigsync import Auxiliaries, ExpStatus, Rig, events
 from rigsync.cli import COMMANDS
-from rigsync.core import events
 from rigsync.doctor.findings import Fault
 
 ROOT = Path(__file__).parents[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -11,10 +12,12 @@ from importlib import import_module
 from typing import Any
 
 from rigsync.alerts.watch import Watch
-from rigsync.config.alerts import Alert
+from rigsync.config.alerts import Alert, Webhook
 from rigsync.core.events import Event
 from rigsync.runtime.exits import ALERTS, at_exit
 from rigsync.runtime.hub import Hub
+
+logger = logging.getLogger("rigsync.alerts")
 
 LAST_TRY = 1.5
 """Seconds that what waits has when the program closes what it has opened."""
@@ -53,6 +56,9 @@ class Alerts:
             return
         sender = import_module("rigsync.alerts.sender")  # HTTP and the like, for those who have alerts
         self._senders = [sender.Sender(alert, self._hub.ingest) for alert in self._alerts]
+        for alert in self._alerts:
+            if isinstance(alert.way, Webhook) and (problem := sender.problem_with(alert)):
+                logger.warning("%s: nobody can be told: %s", alert.name, problem)
         # Rules: no filter of the program keeps a failure from people, and those of another lab are its affair.
         self._ends = [self._hub.rule(kind, self._take, last=True) for kind in self._watch.kinds]
         self._ends.append(self._hub.add(self))

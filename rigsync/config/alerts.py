@@ -197,8 +197,9 @@ def _webhook(found: Known, key: str) -> Webhook:
 
 def topic_of(url: str) -> tuple[str, str] | None:
     """Return the address of an ntfy server and the topic that a URL names; None where it names none."""
-    address, _, topic = re.split(r"[?#]", url, maxsplit=1)[0].rstrip("/").rpartition("/")
-    return None if address.endswith("/") or not topic or "://" not in address else (f"{address}/", topic)
+    path, mark, query = url.partition("#")[0].partition("?")
+    address, _, topic = path.rstrip("/").rpartition("/")
+    return None if address.endswith("/") or not topic or "://" not in address else (f"{address}/{mark}{query}", topic)
 
 
 def _check_words(words: tuple[str, ...], key: str, windows: bool) -> None:

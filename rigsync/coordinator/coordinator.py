@@ -164,7 +164,10 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
             raise
 
     async def close(self) -> None:
-        """Interrupt what was started and not ended, say goodbye to the rigs, and close the links; repeatedly."""
+        """Interrupt what was started and not ended, say goodbye to the rigs, and close the links; repeatedly.
+
+        Alerts that wait are tried once more, for 2 s at most.
+        """
         if self._let_go:
             self._let_go.detach()
         for experiment in list(self._made):

@@ -418,3 +418,24 @@ def test_hubs_of_one_s_own_are_let_go(lab: Lab) -> None:
     with Web() as web:
         asyncio.run(main())
         assert len(web.bodies) == 2  # of the second by the second alone
+
+
+def test_a_url_that_is_not_set_is_told_when_the_program_begins(
+    lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LAB_URL", raising=False)
+    rig = lab.rig()
+    with Auxiliaries.from_file(lab.file({"on": ["failure"], "webhook": {"url_from": "LAB_URL"}})) as aux:
+        assert (
+            "alerts[0].webhook (webhook): nobody can be told: the environment variable LAB_URL is not set"
+            in caplog.text
+        )
+        told = heard(aux)
+        with failing_experiment(aux):
+            rig.notify("failure", {"problem": "no signal"})
+            until(lambda: told)
+    assert isinstance(told[0], AlertFailed)
+    assert (told[0].tries, told[0].problem) == (
+        1,
+        "the environment variable LAB_URL is not set; set it to the webhook's URL",
+    )

@@ -55,7 +55,9 @@ def test_json_is_posted() -> None:
 def test_ntfy_is_asked_at_its_root_with_the_topic_in_the_body() -> None:
     with Web() as web:
         tell(webhook(web.url("/my-topic"), "ntfy"), values(), Limit(ENOUGH))
-    assert [(path, body["topic"]) for path, _, body in web.requests] == [("/", "my-topic")]
+        tell(webhook(web.url("/ntfy/my-topic/?auth=abc"), "ntfy"), values(), Limit(ENOUGH))
+    told = [(path, body["topic"]) for path, _, body in web.requests]
+    assert told == [("/", "my-topic"), ("/ntfy/?auth=abc", "my-topic")]
     assert "names no topic" in str(refusal("https://ntfy.example", preset="ntfy"))
 
 
