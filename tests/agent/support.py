@@ -53,7 +53,7 @@ verify: {files: "{raw}/cam_*.avi", growing_within: 2, settled_within: 3, segment
 validate: {run: "ffprobe -v error {file}", timeout: 30, folder: "{data}"}
 finish:
   steps:
-    - {run: "rsync -a {raw}/{exp_ref} nas:/raw", timeout: 9000, percent: '(\\d+)%', folder: "{data}"}
+    - {run: "cp -r {raw}/{exp_ref} /nas/raw", timeout: 9000, percent: '(\\d+)%', folder: "{data}"}
     - {run: "cp {data}/done {data}/{exp_ref}", shell: true}
   after: [end]
   at_once: 2

@@ -762,7 +762,7 @@ def test_what_is_done_after_a_session(write: Callable[..., Path]) -> None:
     file = read_agent_file(path)
     assert file.finish
     copying, done = file.finish.steps
-    assert words(copying.command) == ["rsync", "-a", "/data/raw/{x}/{exp_ref}", "nas:/raw"]
+    assert words(copying.command) == ["cp", "-r", "/data/raw/{x}/{exp_ref}", "/nas/raw"]
     assert (copying.timeout, copying.percent and copying.percent.pattern) == (9000, r"(\d+)%")
     assert (done.command.shell, done.timeout, done.percent) == (True, 21_600, None)
     assert (file.finish.after, file.finish.at_once, file.finish.while_recording) == (("end",), 2, "go on")
