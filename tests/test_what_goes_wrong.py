@@ -370,6 +370,45 @@ SHOWN_BY = {
         "tests/test_cli_run.py::test_killed_it_leaves_nothing_and_the_command_can_finish",
         "tests/test_cli_run.py::test_a_keeper_that_is_killed_leaves_nothing",
     ],
+    "the next session begins while an agent still copies the last one": [
+        "tests/agent/test_finish.py::test_it_waits_while_the_next_session_records_and_is_begun_anew_then",
+        "tests/agent/test_finish.py::test_the_next_session_records_while_it_goes_on",
+        "tests/agent/test_finish.py::test_it_gives_way_to_what_records",
+    ],
+    "a copy fails: the server is away, a disk is full, a password has changed": [
+        "tests/agent/test_finish.py::test_what_fails_is_tried_again_and_holds_up_nothing",
+        "tests/agent/test_finish.py::test_what_fails_for_good_is_told_with_the_remedy",
+        "tests/test_cli_transfers.py::test_what_has_failed_is_tried_again_with_the_commands_of_the_file_as_it_is_now",
+    ],
+    "a copy fails for good while the next session records": [
+        "tests/agent/test_finish.py::test_a_failure_is_none_of_the_session_that_goes_on",
+    ],
+    "an agent is ended, or killed, while it copies, or its computer is": [
+        "tests/agent/test_finish.py::test_an_agent_that_ends_leaves_it_to_the_next",
+        "tests/agent/test_finish.py::test_an_agent_that_is_killed_leaves_it_to_the_next_which_does_it_once",
+    ],
+    "an agent is killed while it records": [
+        "tests/agent/test_finish.py::test_an_agent_that_is_killed_while_it_records_has_the_next_one_copy_what_there_is",
+    ],
+    "two agents serve one file, or one name in one folder": [
+        "tests/agent/test_finish.py::test_of_two_agents_of_one_name_one_does_it",
+        "tests/agent/test_finish.py::test_the_session_of_another_living_agent_is_left_alone",
+    ],
+    "the queue of what is to be done cannot be written: a full or read-only disk": [
+        "tests/agent/test_finish.py::test_a_queue_that_cannot_be_written_is_told_and_it_is_done_all_the_same",
+        "tests/agent/test_finish.py::test_a_queue_that_stays_away_does_not_keep_it_from_being_done",
+        "tests/agent/test_finish.py::test_one_that_cannot_be_put_in_its_place_leaves_what_was_there",
+    ],
+    "the queue holds damaged files, or others'": [
+        "tests/agent/test_finish.py::test_junk_in_the_queue_is_named_and_left_alone",
+        "tests/test_cli_transfers.py::test_junk_is_named_and_the_rest_is_shown",
+    ],
+    "a command of `finish` hangs": [
+        "tests/agent/test_finish.py::test_a_command_that_takes_too_long_has_failed",
+    ],
+    "a command of `finish` needs a value that no message had": [
+        "tests/agent/test_finish.py::test_a_value_that_no_message_had_is_told",
+    ],
     "a drive of an agent hangs": [
         "tests/agent/test_agent.py::test_a_drive_that_hangs_refuses_the_experiment_by_name",
         "tests/agent/test_agent.py::test_drives_that_hang_hold_up_no_interrupt",

@@ -12,13 +12,11 @@ import time
 from typing import Any
 
 from rigsync._text import duration_text, one_line
-from rigsync.agent import orphans
 from rigsync.agent.aside import Aside
 from rigsync.agent.commands import (
     GENTLE,
     LAST_GRACE,
     LONGEST_OUTPUT,
-    LOOK_AT_DRIVE,
     Child,
     CommandFailed,
     Commands,
@@ -34,13 +32,14 @@ from rigsync.agent.expressions import LONGEST_PROGRESS
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
 from rigsync.agent.finishing import Finishing
 from rigsync.agent.keys import KEEP, OVERWRITE
+from rigsync.agent.leftovers import Leftovers
 from rigsync.agent.outputs import Outputs
 from rigsync.agent.process import Exit
 from rigsync.agent.ready import LAST_LOOK, ReadyFile, losses_of
 from rigsync.agent.recorded import SIZE, Looked, what_was_recorded
 from rigsync.agent.recording import Recording
 from rigsync.agent.rehearsal import Scratch
-from rigsync.agent.requirements import Look, check_requirements, make_folders, missing
+from rigsync.agent.requirements import check_requirements, make_folders, missing
 from rigsync.agent.session_log import SessionLog, log_of
 from rigsync.agent.validation import faults
 from rigsync.agent.values import Values, environment, filled, folder_of
@@ -97,8 +96,7 @@ class Agent(Rig):
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
         self._alerts = Alerts(self.hub, file.alerts, RigWatch(file.name))
-        self._left: list[Look] = []
-        """A look at what an earlier agent has left running, if it did not end when that was last looked at."""
+        self._left = Leftovers(file.name)
         self._finish = Finishing(file, lambda: self.status, self.progress, self._tell_coordinators)
         self.command(CHECK.name)(self._missing)
         self.command(TRANSFERS.name)(self._finish.told)
@@ -126,7 +124,7 @@ class Agent(Rig):
     async def _open(self) -> None:
         if not self._session:
             self._renew()
-            await self._end_of_dead_agents()
+            await self._left.end(self._aside)
         self._finish.open(self._aside)
         await super()._open()
         self._alerts.open()
@@ -139,25 +137,6 @@ class Agent(Rig):
         self._outputs = Outputs(self._own, self._aside)
         self._scratch = Scratch(self._own, self._own, self._aside)
         """What the present experiment makes, if it is a rehearsal."""
-
-    async def _end_of_dead_agents(self) -> None:
-        """End what a killed agent of this name has left running, before anything begins."""
-        look = self._aside.begin(self._left_problem)
-        if not (await asyncio.wait([look], timeout=orphans.LONGEST))[0]:
-            logger.error("%s: nobody can tell what an earlier agent may have left running: /proc hangs", self.name)
-        elif problem := look.result():
-            logger.error("%s: %s", self.name, problem)
-
-    def _left_problem(self) -> str | None:
-        """End what a killed agent of this name has left running; return what does not end. Blocks."""
-        ended, left = orphans.end_of_dead_agents(self.name)
-        self._left = [("/proc", self._left_problem, ())] if left else []
-        if ended:
-            logger.warning(
-                "%s: an earlier agent was killed; what it had left running was ended: %s", self.name, ", ".join(ended)
-            )
-        problem = f"what an earlier agent has left running does not end, though it was killed: {', '.join(left)}"
-        return f"{problem}; {LOOK_AT_DRIVE}" if left else None
 
     async def _end_with_loop(self) -> None:
         try:
@@ -203,7 +182,7 @@ class Agent(Rig):
     async def _missing(self, exp_ref: Any = None) -> dict[str, list[str]]:
         """Return what EXPINIT would be refused for, and change nothing: `rigsync check --live` asks."""
         values = Values(ExpMessage.EXPINIT.name, self.name, exp_ref or None)
-        return await missing(self._own, self._aside, values, *self._left)
+        return await missing(self._own, self._aside, values, *self._left.looks)
 
     async def _replace(self, reference: str | None, data: dict[str, Any]) -> dict[str, Any]:
         """Begin an experiment, in place of one that was initialised and not started, if there is one.
@@ -212,7 +191,7 @@ class Agent(Rig):
         """
         file = (self._own.rehearsal if rehearses(ExpMessage.EXPINIT, [data]) else None) or self._own
         values = Values(ExpMessage.EXPINIT.name, self.name, reference, data, rehearsal=file is not self._own)
-        await check_requirements(self._own, self._aside, values, *self._left)
+        await check_requirements(self._own, self._aside, values, *self._left.looks)
         async with self._outputs.initialising(values, file):
             return await self._begin_experiment(data, values, Scratch(self._own, file, self._aside))
 

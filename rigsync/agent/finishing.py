@@ -1,7 +1,7 @@
 """What becomes of a session when it is over: its job waits until EXPCLEANUP, and is then done in the background.
 
 The disk knows of the job while the session goes on, so that one whose agent is killed is not forgotten
-(docs/decisions/0043).
+(docs/decisions/0046).
 """
 
 from __future__ import annotations

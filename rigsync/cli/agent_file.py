@@ -87,6 +87,12 @@ def _rows(file: AgentFile) -> Iterator[list[str]]:
         yield ["EXPEND", "verify", f"{file.verify.files} has settled", f"{file.verify.settled_within:g} s"]
     if file.validate:
         yield ["EXPEND", "validate", _shown(file.validate.command), f"{file.validate.timeout:g} s"]
+    if file.finish:
+        for step in file.finish.steps:
+            yield ["afterwards", "run", _shown(step.command), f"{step.timeout:g} s"]
+        how = f"after {' or '.join(file.finish.after)}, {file.finish.at_once} at once"
+        yield ["afterwards", "finish", f"{how}; while another session records: {file.finish.while_recording}", ""]
+        yield ["afterwards", "queue", str(file.queue_folder), ""]
     for name, text in _differing(file).items():
         yield ["rehearsal", "stands for", f"{{{name}}} = {text}", ""]
     yield ["always", "log", str(file.logs_folder), ""]
@@ -131,6 +137,8 @@ def _document(file: AgentFile) -> dict[str, Any]:
     found["logs"]["folder"] = str(file.logs_folder)
     found["alerts"] = list(map(document_of, file.alerts))
     found["bridges"] = _plain(shown(file.bridges))
+    if file.finish:
+        found["finish"]["queue"] = str(file.queue_folder)
     return {
         "experiment_description" if name == "description" else name: value
         for name, value in found.items()
