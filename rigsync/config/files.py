@@ -27,6 +27,7 @@ from rigsync.config.schema import (
     under,
 )
 from rigsync.config.yaml import document_node, located, map_of
+from rigsync.core.session_paths import check_place
 from rigsync.core.timing import DEFAULT_TIMING, MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
 
@@ -143,6 +144,10 @@ _RIGS = Table(
         "bridges": Key(_BRIDGES, "What rigsync bridge starts.", default={}),
         "journal": JOURNAL,
         "report": Key(text(1000), "The folder for a report of each session, written at its end (docs/report.md)."),
+        "metadata": Key(
+            text(1000),
+            "The folder of a session for its metadata, written at its end, such as D:/data/{session_path}.",
+        ),
     }
 )
 _FLAT = mapping(
@@ -162,6 +167,17 @@ def bridges_of(found: Known, folder: Path) -> dict[str, Any]:
     if "zmq" in bridges and (curve := found["zmq"]["curve"]):
         bridges["zmq"]["curve"] = {**curve, "secret_key": str(folder / curve["secret_key"])}
     return bridges
+
+
+def _metadata_of(folder: str | None, there: Path) -> str | None:
+    """Return the folder of a session, in which variables stand; a relative one begins in the file's folder."""
+    if folder is None:
+        return None
+    try:
+        check_place(folder)
+    except ValueError as error:
+        raise ConfigError(str(error), key="metadata") from error
+    return str(there.absolute() / folder)
 
 
 def load_rigs(path: str | os.PathLike[str]) -> Rigs:
@@ -199,7 +215,7 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
         timing, bridges = DEFAULT_TIMING, {}
         journal: JournalSettings | None = JournalSettings()
-        report = None
+        report = metadata = None
         if all(key.value != "rigs" for key, _ in node.value):
             found = _FLAT.read(map_of(node, lines, mistakes, "rigs"), "rigs", mistakes)
         else:
@@ -212,10 +228,20 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             with mistakes:
                 journal = journal_of(whole["journal"], Path(file).parent)
             report = None if whole["report"] is None else Path(file).parent.absolute() / whole["report"]
+            with mistakes:
+                metadata = _metadata_of(whole["metadata"], Path(file).parent)
             with mistakes, under("bridges.mqtt.broker"):
                 if "mqtt" in bridges:
                     parse_broker(whole["bridges"]["mqtt"]["broker"])
-        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, bridges=bridges, journal=journal, report=report)
+        rigs = Rigs(
+            rigs_of(found, mistakes),
+            timing,
+            source=file,
+            bridges=bridges,
+            journal=journal,
+            report=report,
+            metadata=metadata,
+        )
         if not mistakes:
             return rigs, lines
     raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__

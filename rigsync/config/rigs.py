@@ -115,6 +115,8 @@ class Rigs:
         The journal that the file asks for; None for none.
     report : Path, optional
         The folder for a report at each session's end; None for none.
+    metadata : str, optional
+        The folder of each session for its metadata, with variables such as ``{session_path}``; None for none.
 
     Raises
     ------
@@ -129,6 +131,7 @@ class Rigs:
     bridges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # with a broker's password
     journal: JournalSettings | None = None
     report: Path | None = None
+    metadata: str | None = None
     _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

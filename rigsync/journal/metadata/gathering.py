@@ -19,6 +19,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.notices import FAILURE, RECOVERED
 from rigsync.hub.events import KINDS
+from rigsync.journal.doubles import without_doubles
 from rigsync.journal.query import Journal, Record, Session
 
 TASK = "the task"
@@ -88,7 +89,7 @@ def gather(journal: Journal, session: Session) -> Gathered:
         The journal cannot be read.
     """
     found = Gathered()
-    records = [record for record in journal.events(session) if record.kind != _SAMPLE]
+    records = [r for r in without_doubles(journal.events(session), journal.run) if r.kind != _SAMPLE]
     before = _last_info(journal, session)
     _find_stubs(found, [*before, *(record for record in records if record.run == session.run)], list(session.rigs))
     found.files = list(_files(records))
