@@ -205,10 +205,10 @@ def test_the_events_are_those_of_ndx_events(path: Path, filler: Filler, tmp_path
         ("4.000000", "", "link lost", "ephys", ""),
         ("5.000000", "", "EXPEND", "ephys", "failed"),
     ]
-    told = {row["event_type"]: row["description"] for row in rows}
+    told = {row["event_type"]: row["annotation"] for row in rows}
     assert told["failure"] == "the file\\nstopped"
     assert (told["reward"], told["Lick"], told["LslMarker"]) == ('{"ul": 3}', '{"port": "=left"}', "stim")
-    assert (rows[1]["bound"], rows[-1]["description"]) == ("0.000200", "it is lost")
+    assert (rows[1]["bound"], rows[-1]["annotation"]) == ("0.000200", "it is lost")
 
 
 def test_the_session_and_where_it_comes_from(path: Path, filler: Filler, tmp_path: Path) -> None:
