@@ -239,11 +239,13 @@ def test_stop_where_nothing_goes_on(desk: Desk) -> None:
 
 
 def test_stop_ends_what_goes_on_and_says_where_nothing_does(desk: Desk) -> None:
-    desk.rig("cameras", {"EXPEND": lambda *_: {"recorded": {"seconds": 62.0, "files": [{"path": "/a", "bytes": 2e6}]}}})
+    desk.rig(
+        "cameras", {"EXPEND": lambda *_: {"recorded": {"seconds": 62.0, "files": [{"path": "/a", "bytes": 2000000}]}}}
+    )
     desk.rig("ephys")
     desk.run("start", REFERENCE, "--to", "cameras")
     assert rows_of(desk.run("stop").out) == {
-        "cameras": ["ok", "ended and cleaned up: 1 file, 2 MB in 1:02"],
+        "cameras": ["ok", "ended and cleaned up: one file, 2 MB, in 1 min 2 s"],
         "ephys": ["ok", "nothing goes on there"],
     }
 

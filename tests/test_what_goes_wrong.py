@@ -237,6 +237,38 @@ SHOWN_BY = {
     "a rig is lost when the experiment ends, and back later, while the program goes on": [
         "tests/test_experiment.py::test_one_that_is_out_of_reach_when_it_is_over_is_stopped_when_it_answers_again",
     ],
+    "`rigsync start`, and a rig fails, records already, or Ctrl-C comes": [
+        "tests/test_cli_everyday.py::test_a_rig_that_fails_at_the_start_takes_the_others_back",
+        "tests/test_cli_everyday.py::test_a_rig_that_records_already_is_left_alone",
+        "tests/test_cli_everyday.py::test_ctrl_c_in_the_middle_takes_all_back",
+        "tests/test_cli_everyday.py::test_an_instant_that_ctrl_c_comes_before",
+    ],
+    "`rigsync start`, `stop` or `run`, and a rig is out of reach": [
+        "tests/test_cli_everyday.py::test_a_rig_out_of_reach_is_said_to_be_left_to_its_lease",
+    ],
+    "`rigsync stop`, and another program is in charge of a rig, or nothing goes on there": [
+        "tests/test_cli_everyday.py::test_another_program_s_session_goes_on",
+        "tests/test_cli_everyday.py::test_ctrl_c_leaves_what_another_program_is_in_charge_of",
+        "tests/test_cli_everyday.py::test_stop_where_nothing_goes_on",
+    ],
+    "`rigsync stop`, and a rig does not end, has ended by itself, or takes long": [
+        "tests/test_cli_everyday.py::test_a_rig_that_does_not_end_is_interrupted_and_the_others_have_ended",
+        "tests/test_cli_everyday.py::test_a_rig_that_has_ended_by_itself_is_told_and_cleaned_up",
+        "tests/test_cli_everyday.py::test_ctrl_c_turns_a_stop_that_takes_long_into_an_interrupt",
+    ],
+    "rigs send descriptions that contradict each other, or are none": [
+        "tests/journal/test_metadata.py::test_what_contradicts_is_named_and_the_first_counts",
+        "tests/journal/test_metadata.py::test_hostile_descriptions_stay_data",
+        "tests/journal/test_metadata.py::test_the_command",
+    ],
+    "the folder for a session's metadata has another session's, or somebody else's description": [
+        "tests/journal/test_metadata.py::test_it_is_written_again_and_over_no_other_session",
+        "tests/journal/test_metadata.py::test_a_file_of_somebody_else_stays",
+    ],
+    "the subject of a session has a name that leads to another folder": [
+        "tests/agent/test_session_folder.py::test_a_subject_that_leads_elsewhere_is_refused",
+        "tests/journal/test_metadata.py::test_no_reference_leads_elsewhere",
+    ],
     "a rig fails in a rehearsal: it lacks what it requires, does not start, does not grow, dies, or ends badly": [
         "tests/agent/test_rehearsal.py::test_what_the_file_requires_in_earnest_is_checked",
         "tests/agent/test_rehearsal.py::test_a_recorder_that_does_not_start_is_named_and_leaves_nothing",

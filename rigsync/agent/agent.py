@@ -11,7 +11,7 @@ import re
 import time
 from typing import Any
 
-from rigsync._text import duration_text, one_line
+from rigsync._text import one_line
 from rigsync.agent.aside import Aside
 from rigsync.agent.commands import (
     GENTLE,
@@ -36,7 +36,7 @@ from rigsync.agent.leftovers import Leftovers
 from rigsync.agent.outputs import Outputs
 from rigsync.agent.process import Exit
 from rigsync.agent.ready import LAST_LOOK, ReadyFile, losses_of
-from rigsync.agent.recorded import SIZE, Looked, what_was_recorded
+from rigsync.agent.recorded import Take
 from rigsync.agent.recording import Recording
 from rigsync.agent.rehearsal import Scratch
 from rigsync.agent.requirements import check_requirements, make_folders, missing
@@ -84,12 +84,7 @@ class Agent(Rig):
         """What looks at the recording and its disk while RUNNING."""
         self._going: list[tuple[Child, Start]] = []
         """Commands that go on until a message ends them. The answer to that message says how they ended."""
-        self._began: float | None = None
-        """When it began to record, in monotonic seconds; None once the end is in the log."""
-        self._lasted: float | None = None
-        """For how many seconds it has recorded, once that is over."""
-        self._frames: dict[str, int] = {}
-        """By label, the frames that a command of `start` has told last."""
+        self._take = Take()
         self._kept: list[ReadyFile] = []
         """Files of `ready` that were there before and have to stay, beside those of the recording."""
         self._log: SessionLog | None = None
@@ -231,18 +226,17 @@ class Agent(Rig):
         disk = self._disk_of(values) if is_start else None
         recording = self._recording_of(values, disk) if is_start else None
         if is_start:
+            self._take = Take()
             await self._scratch.look(values)
         if recording:
             await recording.prepare()
-            self._frames.clear()
         if action.run:
             told["run"] = await self._run(action.run, values)
         if action.start:
             told["started"] = await self._start(action.start, values)
         if is_start:
             self._recording = recording
-            self._began = time.monotonic() if recording or action.start else None
-            self._lasted = None
+            self._take.began = time.monotonic() if recording or action.start else None
             watches = [watched.watch() for watched in (disk, recording) if watched]
             self._watches = [asyncio.create_task(watch, name="rigsync watches a recording") for watch in watches]
             await self._scratch.begin(values)
@@ -257,7 +251,7 @@ class Agent(Rig):
         """
         told: dict[str, Any] = {}
         failures: list[Exception] = []
-        recorded, self._recording, looked = self._recording, None, Looked()
+        recorded, self._recording = self._recording, None
         self._scratch.end()
         for watch in self._watches:
             watch.cancel()
@@ -288,7 +282,7 @@ class Agent(Rig):
                     failures.append(RecordingGoesOn(verdict.problem))
             elif is_over and (validate := self._file.validate):
                 told["validated"] = len(recorded.finished)
-                bad |= await faults(validate, recorded.finished, values, self._run, looked.note)
+                bad |= await faults(validate, recorded.finished, values, self._run, self._take.note)
             if not is_over:
                 self._recording = recorded  # another EXPEND looks at these again
         if is_over and (left := await self._scratch.remove()):
@@ -307,17 +301,11 @@ class Agent(Rig):
         if event is ExpMessage.EXPCLEANUP:
             await self._close_log()
         if recorded and not self._scratch.is_rehearsal:
-            by = looked.by.get("", SIZE)
-            verified = {path: looked.by.get(path, by) for path, is_there in recorded.finished.items() if is_there}
-            sizes, frames = recorded.sizes(), self._frames.values()
-            told["recorded"] = what_was_recorded(sizes, self._lasted, verified, looked.frames, frames)
+            told |= self._take.told(recorded, event is ExpMessage.EXPEND)
         return told
 
     def _log_recorded(self, recorded: Recording | None) -> None:
-        began, self._began = self._began, None
-        if began is not None:
-            self._lasted = time.monotonic() - began
-            lasted = duration_text(self._lasted)
+        if lasted := self._take.end():
             done = "rehearsed, and removes," if self._scratch.is_rehearsal else "recorded"
             what = f"{done} {recorded.described()} in {lasted}" if recorded else f"its commands ran for {lasted}"
             logger.info("%s: %s", self.name, one_line(what))
@@ -430,8 +418,8 @@ class Agent(Rig):
                 and (found := frames.search(line[:LONGEST_PROGRESS]))
                 and (figure := _FIGURE.fullmatch((found[1] or "").strip()))
             ):
-                self._frames[child.label] = int(figure[0])
-                self.progress(f"{child.label} frames", self._frames[child.label])
+                self._take.counted[child.label] = int(figure[0])
+                self.progress(f"{child.label} frames", self._take.counted[child.label])
 
         return await self._commands.begin(
             words[0] if command.shell else words,

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from rigsync._text import duration_text
+from rigsync.agent.recording import Recording
 
 MOST_FILES = 100
 """Most files that are told by name; of further ones their number and their bytes are told."""
@@ -20,19 +24,40 @@ _FRAMES = re.compile(r"(?:^|[^a-z])(?:nb_(?:read_)?(?:frames|packets)|frames?) {
 
 
 @dataclass(slots=True)
-class Looked:
-    """What the commands of an agent have said of its recording, by file and by command."""
+class Take:
+    """One recording of an agent: how long it takes, and what commands have said of it."""
 
+    began: float | None = None
+    """Monotonic seconds; None once its end is in the log."""
+    lasted: float | None = None
+    """Seconds, once it is over."""
+    counted: dict[str, int] = field(default_factory=dict)
+    """By label, the frames that a command of ``start`` has told last."""
     frames: dict[str, int] = field(default_factory=dict)
     """By path, the frames that ``validate`` has counted."""
     by: dict[str, str] = field(default_factory=dict)
     """By path, the program that has looked at it. The empty path stands for all."""
+
+    def end(self) -> str | None:
+        """Note the end; return in words how long it has taken, once."""
+        if self.began is None:
+            return None
+        self.lasted = time.monotonic() - self.began
+        self.began = None
+        return duration_text(self.lasted)
 
     def note(self, path: str, result: Any) -> None:
         """Take note of a run of ``validate`` on a file, or on all, that has ended well."""
         self.by[path] = result["command"]
         if (frames := frames_in(result["last_lines"])) is not None:
             self.frames[path] = frames
+
+    def told(self, recording: Recording, has_ended: bool) -> dict[str, Any]:
+        """Return what an answer says of it; nobody has looked at files unless it has ended by EXPEND, and well."""
+        by, looked_at = self.by.get("", SIZE), recording.finished if has_ended else {}
+        verified = {path: self.by.get(path, by) for path, is_there in looked_at.items() if is_there}
+        counted = self.counted.values()
+        return {"recorded": what_was_recorded(recording.sizes(), self.lasted, verified, self.frames, counted)}
 
 
 def frames_in(lines: Iterable[str]) -> int | None:
@@ -44,7 +69,7 @@ def frames_in(lines: Iterable[str]) -> int | None:
 def what_was_recorded(
     sizes: Mapping[str, int],
     seconds: float | None,
-    verified: Mapping[str, str | None],
+    verified: Mapping[str, str],
     frames: Mapping[str, int],
     counted: Iterable[int] = (),
 ) -> dict[str, Any]:
@@ -56,7 +81,7 @@ def what_was_recorded(
         Bytes by path.
     seconds : float or None
         For how long.
-    verified : mapping of str to str or None
+    verified : mapping of str to str
         By path, who has looked at the file.
     frames : mapping of str to int
         Frames by path, as far as somebody has counted them in the file.

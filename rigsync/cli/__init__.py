@@ -31,6 +31,7 @@ COMMANDS = {
     "doctor": "Find out what is wrong with rigs, and what to do.",
     "interrupt": "Stop all rigs at once, whoever is in charge.",
     "log": "Show what happened, in the last session or any other.",
+    "metadata": "Write a session's description and tables into its folder.",
     "ping": "Probe rigs again and again, and show whether they answer.",
     "push": "Send one message to the rigs, and show their answers.",
     "rehearse": "Have all rigs record for some seconds, to try them.",

@@ -9,9 +9,9 @@ from rigsync.cli.following import Following, view_of
 from rigsync.cli.logs import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.push import NOBODY_CONFIRMS, timeout_option, to_option
-from rigsync.cli.recorded import recorded_text
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.enums import ExpStatus
+from rigsync.core.recorded import totals_of
 from rigsync.errors import ExperimentError
 
 IDLE = "nothing goes on there"
@@ -58,6 +58,8 @@ def command(patterns: tuple[str, ...], timeout: float | None, rigs_file: str | N
                 outcome.outcomes.update(error.outcomes)
                 outcome.failed, outcome.results = error.failed, experiment.results
     for rig, answer in outcome.results.get("EXPEND", {}).items():
-        outcome.outcomes[rig] += recorded_text(answer)
+        information = answer[-1] if answer else None
+        if isinstance(information, dict) and (recorded := totals_of(information.get("recorded"))):
+            outcome.outcomes[rig] += f": {recorded}"
     outcome.show(following, as_json, exp_ref=exp_ref)
     return outcome.status(NOBODY_CONFIRMS)

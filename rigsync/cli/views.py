@@ -24,7 +24,7 @@ class LiveView(View):
         self._rigs: list[str] = []
         self._messages: list[str] = []
         self._cells: dict[tuple[str, str], str] = {}
-        self._present = self._activity = ""
+        self._present, self._activity = "", "connecting ..."
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
@@ -41,7 +41,7 @@ class LiveView(View):
         self._live.__exit__(*error)
 
     def begin(self, rigs: list[str], messages: list[str]) -> None:
-        self._rigs, self._messages = rigs, messages
+        self._rigs, self._messages, self._activity = rigs, messages, ""
 
     def pushed(self, message: str) -> None:
         if message not in self._messages:
@@ -60,6 +60,8 @@ class LiveView(View):
         self._activity = f"recording for {seconds:g} s ..."
 
     def _render(self) -> RenderableType:
+        if not self._rigs:
+            return Text(self._activity, "dim")
         rows = [[rig, *(self._cells.get((rig, message), "") for message in self._messages)] for rig in self._rigs]
         table = rich_table(["rig", *self._messages], rows, right=self._messages)
         return Group(table, Text(self._activity, "dim")) if self._activity else table

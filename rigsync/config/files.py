@@ -29,6 +29,7 @@ from rigsync.config.schema import (
     under,
 )
 from rigsync.config.yaml import document_node, located, map_of
+from rigsync.core.session_paths import check_place
 from rigsync.core.timing import DEFAULT_TIMING, MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
 
@@ -144,6 +145,10 @@ _RIGS = Table(
         "journal": JOURNAL,
         "report": Key(text(1000), "The folder for a report of each session, written at its end (docs/report.md)."),
         "alerts": Key(ALERTS, "Who is told of what, while this program commands an experiment.", default=[]),
+        "metadata": Key(
+            text(1000),
+            "The folder of a session for its metadata, written at its end, such as D:/data/{session_path}.",
+        ),
     }
 )
 _FLAT = mapping(
@@ -172,6 +177,17 @@ def bridges_of(found: Known, folder: Path) -> dict[str, Any]:
         with under("bridges.mqtt.broker"):
             parse_broker(found["mqtt"]["broker"])
     return bridges
+
+
+def _metadata_of(folder: str | None, there: Path) -> str | None:
+    """Return the folder of a session, in which variables stand; a relative one begins in the file's folder."""
+    if folder is None:
+        return None
+    try:
+        check_place(folder)
+    except ValueError as error:
+        raise ConfigError(str(error), key="metadata") from error
+    return str(there.absolute() / folder)
 
 
 def load_rigs(path: str | os.PathLike[str]) -> Rigs:
@@ -209,7 +225,7 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
         timing, bridges = DEFAULT_TIMING, {}
         journal: JournalSettings | None = JournalSettings()
-        report = None
+        report = metadata = None
         alerts: tuple[Alert, ...] = ()
         if all(key.value != "rigs" for key, _ in node.value):
             found = _FLAT.read(map_of(node, lines, mistakes, "rigs"), "rigs", mistakes)
@@ -225,7 +241,10 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             report = None if whole["report"] is None else Path(file).parent.absolute() / whole["report"]
             with mistakes:
                 alerts = alerts_of(whole["alerts"], Path(file).parent, mistakes)
+            with mistakes:
+                metadata = _metadata_of(whole["metadata"], Path(file).parent)
         parts: dict[str, Any] = {"bridges": bridges, "journal": journal, "report": report, "alerts": alerts}
+        parts["metadata"] = metadata
         rigs = Rigs(rigs_of(found, mistakes, os.path.dirname(file)), timing, source=file, **parts)
         if not mistakes:
             return rigs, lines

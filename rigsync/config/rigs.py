@@ -118,6 +118,8 @@ class Rigs:
         The folder for a report at each session's end; None for none.
     alerts : tuple of Alert
         Who is told of what by a program that commands an experiment on these rigs.
+    metadata : str, optional
+        The folder of each session for its metadata, with variables such as ``{session_path}``; None for none.
 
     Raises
     ------
@@ -133,6 +135,7 @@ class Rigs:
     journal: JournalSettings | None = None
     report: Path | None = None
     alerts: tuple[Alert, ...] = field(default=(), repr=False)
+    metadata: str | None = None
     _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

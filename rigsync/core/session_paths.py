@@ -21,6 +21,7 @@ _LABEL = re.compile(r"[A-Za-z0-9]+", re.ASCII)
 _VARIABLE = re.compile(r"\{(\w*)\}")
 VARIABLES = ("exp_ref", "date", "number", "subject", *PATHS)
 """The variables of `place`."""
+_KNOWN = re.compile(rf"\{{({'|'.join(VARIABLES)})\}}")
 # What Windows takes for a device in any folder and with any extension ("Naming Files, Paths, and Namespaces").
 DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9\u00b9\u00b2\u00b3]) *(?:\..*)?", re.I | re.S)
 _SEPARATORS = re.compile(r"[/\\:]")
@@ -83,13 +84,13 @@ def place(template: str, reference: str) -> str:
         The reference has no such part, or the subject is no name of one folder.
     """
     values: dict[str, str] = {}
-    if _VARIABLE.search(template):
+    if _KNOWN.search(template):
         date, number, subject = _parts(reference)
         session_path(reference)  # which looks at the subject
         values = {"exp_ref": f"{date}_{number}_{subject}", "date": date, "number": number, "subject": subject}
         if f"{{{BIDS}}}" in template:
             bids(reference)  # which says what is wrong
-    return _VARIABLE.sub(lambda found: {**values, **folder_names(reference)}[found[1]], template)
+    return _KNOWN.sub(lambda found: {**values, **folder_names(reference)}[found[1]], template)
 
 
 def _parts(reference: str) -> tuple[str, str, str]:

@@ -19,6 +19,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.notices import FAILURE, RECOVERED
 from rigsync.hub.events import KINDS
+from rigsync.journal.doubles import without_doubles
 from rigsync.journal.query import Journal, Record, Session
 
 TASK = "the task"
@@ -26,7 +27,7 @@ TASK = "the task"
 BEFORE = 600.0
 """Seconds before a session in which its EXPINFO is looked for: it belongs to none yet."""
 LONGEST = 500
-"""Characters of the description of an event."""
+"""Characters of the annotation of an event."""
 _SAMPLE = "Sample"
 _BEGINNINGS = ("EXPINFO", "EXPINIT", "EXPSTART")
 _ENDS = ("EXPEND", "EXPINTERRUPT")
@@ -60,7 +61,7 @@ class Happened:
     rig: str = ""
     duration: float | None = None
     outcome: str = ""
-    description: str = ""
+    annotation: str = ""
     bound: float | None = None
     """Seconds by which the timestamp may be wrong, as far as that is known."""
 
@@ -88,7 +89,7 @@ def gather(journal: Journal, session: Session) -> Gathered:
         The journal cannot be read.
     """
     found = Gathered()
-    records = [record for record in journal.events(session) if record.kind != _SAMPLE]
+    records = [r for r in without_doubles(journal.events(session), journal.run) if r.kind != _SAMPLE]
     before = _last_info(journal, session)
     _find_stubs(found, [*before, *(record for record in records if record.run == session.run)], list(session.rigs))
     found.files = list(_files(records))
@@ -166,12 +167,12 @@ def _events(records: list[Record], zero: float) -> Iterator[Happened]:
             if topic in (FAILURE, RECOVERED):
                 problem = body.get("problem") if isinstance(body, dict) else None
                 text = problem if isinstance(problem, str) else _text(body)
-                yield Happened(at, str(topic), record.rig or "", description=text[:LONGEST], bound=record.bound)
+                yield Happened(at, str(topic), record.rig or "", annotation=text[:LONGEST], bound=record.bound)
             elif isinstance(topic, str) and topic not in _NOT_NOTICES:
-                yield Happened(at, topic, record.rig or "", description=_text(body), bound=record.bound)
+                yield Happened(at, topic, record.rig or "", annotation=_text(body), bound=record.bound)
         elif record.kind in _LINKS:
             reason = str(record.data.get("reason") or "")[:LONGEST]
-            yield Happened(at, _LINKS[record.kind], record.rig or "", description=reason, bound=record.bound)
+            yield Happened(at, _LINKS[record.kind], record.rig or "", annotation=reason, bound=record.bound)
         elif record.kind not in _OWN or record.kind in _OF_THE_LAB:
             yield _of_the_lab(record, zero)
 
@@ -203,7 +204,7 @@ def _of_the_lab(record: Record, zero: float) -> Happened:
     data = record.data
     time = _number(data.get("time")) if record.kind in _OF_THE_LAB else None
     text = _text(data.get("value", data))
-    return Happened((record.time if time is None else time) - zero, record.kind, record.rig or "", description=text)
+    return Happened((record.time if time is None else time) - zero, record.kind, record.rig or "", annotation=text)
 
 
 def _text(value: Any) -> str:

@@ -30,7 +30,7 @@ EVENT_TYPES = {
     "EXPEND": "The rig began to end its recording.",
     "EXPINTERRUPT": "The rig began to break its recording off.",
     "EXPCLEANUP": "The rig began to clean up.",
-    "failure": "Something has gone wrong at the rig; the description says what.",
+    "failure": "Something has gone wrong at the rig; the annotation says what.",
     "recovered": "It is in order again.",
     "link lost": "The rig did not answer any more.",
     "link alive": "The rig answers.",
@@ -44,7 +44,7 @@ COLUMNS = {
     "event_type": "What happened.",
     "rig": "The rig; empty where it is about none.",
     "outcome": "ok or failed, of a message.",
-    "description": "More of it, in words or as JSON.",
+    "annotation": "More of it, in words or as JSON.",
     "bound": "Seconds by which the timestamp may be wrong, where that is known.",
 }
 """The columns of the table of events: those of ndx-events' EventsTable, and five more."""
