@@ -94,12 +94,9 @@ async def by_hub(uri: str, count: int, interval: float) -> None:
     async with Hub("here") as hub, ZmqSink(hub, uri) as sink:
         for number in range(count):
             hub.ingest(Mark([number, time.time()]))
-            while interval or len(sink._outgoing) > MOST_AHEAD:
+            if interval or len(sink._outgoing) > MOST_AHEAD:
                 await asyncio.sleep(interval or 0.001)
-                if interval:
-                    break
-        while len(sink._outgoing):
-            await asyncio.sleep(0.01)
+        await sink._emptied.wait()
 
 
 def by_push(uri: str, count: int, interval: float) -> None:
@@ -113,7 +110,7 @@ def by_push(uri: str, count: int, interval: float) -> None:
 
 
 def between_hubs() -> dict[str, tuple[float, float, float]]:
-    """Return p50 and p95 of the seconds from hub to hub, and events a second; and the same of a PUSH and a PULL socket."""
+    """Return p50 and p95 of seconds from hub to hub, and events a second; and the same of PUSH and PULL."""
     found = {}
     for role in ("hub", "pull"):
         figures: list[float] = []

@@ -144,6 +144,11 @@ class StandIn(Rig):
         except BaseException:
             self.end()
             raise
+        logger.info(
+            "%s is %s, and this program its rig: if this is killed, nobody stops that; rigsync push EXPINTERRUPT does",
+            self.name,
+            self.at,
+        )
         self._watching = self.loop.create_task(self._watch(), name=f"rigsync watch over {self.at}")
 
     def end(self) -> None:

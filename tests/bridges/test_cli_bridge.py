@@ -188,9 +188,9 @@ def test_the_doctor_names_what_the_bridges_of_a_file_lack(serve: Callable[..., A
     assert outcome.status == 1
     assert "cameras (127.0.0.1" in told
     assert re.search(
-        r"bridge lsl: library seen: pylsl finds no liblsl that works here: its wheel for \S+ \S+ has none, or it is too "
-        r"old for this system that is: rigsync bridge lsl, .* cannot start on this computer; the rigs work what to do: "
-        r"conda install -c conda-forge liblsl, or set PYLSL_LIB to its file 1 bridge without a library$",
+        r"bridge lsl: library seen: pylsl finds no liblsl that works here: its wheel for \S+ \S+ has none, or it is "
+        r"too old for this system that is: rigsync bridge lsl, .* cannot start on this computer; the rigs work what to "
+        r"do: conda install -c conda-forge liblsl, or set PYLSL_LIB to its file 1 bridge without a library$",
         told,
     )
     with Command(["doctor", "--json"], tmp_path, env) as command:

@@ -133,6 +133,16 @@ def test_an_experiment_reaches_an_osc_program_in_its_own_words(
     assert warnings_in(caplog) == []
 
 
+def test_the_log_says_at_the_start_that_nobody_stops_the_program_of_a_task_that_is_killed(
+    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rigsync.bridge")
+    bonsai = program()
+    aux(bonsai)
+    told = f"bonsai is osc://127.0.0.1:{bonsai.port}, and this program its rig: if this is killed, nobody stops that;"
+    assert [record.levelno for record in caplog.records if told in record.getMessage()] == [logging.INFO]
+
+
 def late(*told: Any) -> Callable[..., None]:
     """Answer the first message only when the next one has come, and that one never."""
     waiting: list[Any] = []

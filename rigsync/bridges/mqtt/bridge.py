@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import secrets
 import socket
 import time
 from collections import deque
+from operator import attrgetter
 from typing import Any
 
 from rigsync._text import printable
 from rigsync.bridges.asking import AskedBridge, Refused
 from rigsync.bridges.requests import json_object, request_of
-from rigsync.bridges.telling import picture_of, pictures
+from rigsync.bridges.telling import picture_of, view_of
 from rigsync.config.address import parse_broker
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
+from rigsync.coordinator.view import RigView
 from rigsync.core.events import Event
 from rigsync.core.rigs import LONGEST_NAME
 from rigsync.core.throttle import Throttle
@@ -40,9 +43,11 @@ RENEWED = 60.0
 """Seconds after which an unchanged picture is told again. Fields that each probe changes do not count as a change."""
 _WILD = frozenset("+#")
 _NOWHERE = AnswerTo("", b"")
-_EACH_PROBE = frozenset({"heard", "round_trip_ms", "clock", "loss"})
-_INSTANTS = frozenset({"owner_heard", "interrupts_at"})
+_COMPUTED = ("owner_heard", "interrupts_at")
+_INSTANTS = attrgetter(*_COMPUTED)
 """Fields that are computed anew each time, to the microsecond; they count as changed only from or to None."""
+_EACH_PROBE = frozenset({"heard", "round_trip", "clock", "loss", "late_answers", *_COMPUTED})
+_LASTING = attrgetter(*(field.name for field in dataclasses.fields(RigView) if field.name not in _EACH_PROBE))
 
 
 class MqttBridge(AskedBridge[AnswerTo]):
@@ -89,7 +94,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
         self._rigs = frozenset([self.lab.name] if isinstance(self.lab, Rig) else self.lab.views)
         self._throttle: Throttle[str] = Throttle(PAUSE)
         self._due: deque[str] = deque()
-        self._shown: dict[str, tuple[dict[str, Any], float]] = {}
+        self._shown: dict[str, tuple[tuple[Any, ...], float]] = {}
         self._alarm: asyncio.Handle | None = None
         self._presence = self._topic("bridges", self._from["run"])
         will = Will(self._presence, b"")  # an empty message, at which the broker forgets the topic
@@ -123,7 +128,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
             self.counts["broker"] += 1
             return False
         self._publish(self._presence, {**self._from, "rigs": sorted(self._rigs), "time": time.time()}, retain=True)
-        self._shown = {rig: ({}, 0.0) for rig in self._shown}  # so each is told again, and removed at the end
+        self._shown = dict.fromkeys(self._shown, ((), 0.0))  # so each is told again, and removed at the end
         for rig in self._rigs:
             self._note_changed(rig)
         return False
@@ -198,23 +203,22 @@ class MqttBridge(AskedBridge[AnswerTo]):
             self._show(self._due.popleft())
         self._arm()
 
-    def _picture(self, rig: str) -> dict[str, Any] | None:
+    def _view(self, rig: str) -> RigView | None:
         """Return how a rig is; None where that is not known any more."""
         if isinstance(self.lab, Rig):
-            return pictures(self.lab)[rig]
+            return view_of(self.lab)
         services = self.lab.services
-        return picture_of(services.view(rig)) if services else None
+        return services.view(rig) if services else None
 
     def _show(self, rig: str) -> None:
         """Tell how a rig is, unless the broker knows. A broker that is away gets all pictures when it is back."""
-        if not self._client.is_connected or not (picture := self._picture(rig)):
+        if not self._client.is_connected or not (view := self._view(rig)):
             return
         now = self._loop.time()
-        lasting = {name: value for name, value in picture.items() if name not in _EACH_PROBE}
-        lasting |= {name: picture[name] is None for name in _INSTANTS}
+        lasting = *_LASTING(view), *(each is None for each in _INSTANTS(view))
         before, told_at = self._shown.get(rig, (None, 0.0))
         if lasting != before or now >= told_at + RENEWED:
-            document = {"from": self._from, "time": time.time(), "rig": rig, **picture}
+            document = {"from": self._from, "time": time.time(), "rig": rig, **picture_of(view)}
             if self._publish(self._topic("views", rig), document, retain=True):
                 self._shown[rig] = lasting, now
             else:
