@@ -19,13 +19,14 @@ from processes import LONG, until
 from rigsync import Auxiliaries, ConfigError, JournalError, Rig, load_rigs
 from rigsync.config.journal import JournalSettings, chosen_journal, user_journal_file
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import MessageHandled, PushBegun, PushCompleted, StatusChanged
+from rigsync.core.events import MessageHandled, ProgressChanged, PushBegun, PushCompleted, StatusChanged, put_stamp
 from rigsync.errors import RigError
 from rigsync.journal import store
 from rigsync.journal.about import Repository
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.drives import mounts_in, network_among, network_of
 from rigsync.journal.file import JournalFile
+from rigsync.journal.scribe import Scribe
 from rigsync.journal.secrets import file_without_secrets, without_secrets
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
 from rigsync.runtime.disk_writer import DiskWriter, WaitingRoom
@@ -409,3 +410,20 @@ wait
     repository.close()
     assert said.read_text() == "0 --porcelain=v2\nended\n"
     assert not repository.is_asked
+
+
+def test_progress_is_thinned_the_more_the_longer_it_lasts(run: RunRow) -> None:
+    scribe = Scribe(run, RigSessions(run), None, None, 0.0)
+    kept: list[tuple[float, int]] = []
+    for second in range(3600):
+        event = ProgressChanged("cameras", "frames", second, None, None)
+        put_stamp(event, (second, 10, NOW + second, None))
+        found = [*scribe.take(event, float(second)), *scribe.due(float(second), NOW + second)]
+        kept += [(record.mono, json.loads(record.data)["value"]) for record in found]
+    times = [mono for mono, _ in kept]
+    assert times[:4] == [0.0, 5.0, 10.0, 15.0]
+    assert times[-1] - times[-2] == 60.0
+    assert 70 < len(kept) < 100
+    assert all(mono == value for mono, value in kept)
+    assert [record.mono for record in scribe.release()] == [3599.0]
+    assert scribe.next() == float("inf")
