@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +19,14 @@ from processes import LONG, until
 from rigsync import Auxiliaries, ConfigError, JournalError, Rig, load_rigs
 from rigsync.config.journal import JournalSettings, chosen_journal, user_journal_file
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import MessageHandled, PushBegun, PushCompleted, StatusChanged
+from rigsync.core.events import MessageHandled, ProgressChanged, PushBegun, PushCompleted, StatusChanged, put_stamp
 from rigsync.errors import RigError
 from rigsync.journal import store
+from rigsync.journal.about import Repository
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.drives import mounts_in, network_among, network_of
 from rigsync.journal.file import JournalFile
+from rigsync.journal.scribe import Scribe
 from rigsync.journal.secrets import file_without_secrets, without_secrets
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
 from rigsync.runtime.disk_writer import DiskWriter, WaitingRoom
@@ -385,3 +389,41 @@ def test_a_rig_that_stops_by_itself(run: RunRow) -> None:
     sessions.take(MessageHandled("here", ExpMessage.EXPEND, "EndedBadly: ffmpeg has died"), 3.0)
     assert (row.ended, row.rigs["cameras"]) == (2.0, "EndedBadly: ffmpeg has died")
     assert json.loads(json.dumps(row.rigs))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands in for git")
+def test_git_is_asked_without_a_lock_and_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git that is killed while it holds a lock leaves it, and whoever commits is told that another git is at work."""
+    said = tmp_path / "said"
+    script = f"""#!/bin/sh
+trap 'kill $child; echo ended >> {said}; exit' TERM
+sleep 60 & child=$!
+echo $GIT_OPTIONAL_LOCKS $6 > {said}
+wait
+"""
+    (tmp_path / "git").write_text(script)
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    repository = Repository(str(tmp_path))
+    until(lambda: said.exists() and said.read_text())
+    assert repository.look() is None
+    repository.close()
+    assert said.read_text() == "0 --porcelain=v2\nended\n"
+    assert not repository.is_asked
+
+
+def test_progress_is_thinned_the_more_the_longer_it_lasts(run: RunRow) -> None:
+    scribe = Scribe(run, RigSessions(run), None, None, 0.0)
+    kept: list[tuple[float, int]] = []
+    for second in range(3600):
+        event = ProgressChanged("cameras", "frames", second, None, None)
+        put_stamp(event, (second, 10, NOW + second, None))
+        found = [*scribe.take(event, float(second)), *scribe.due(float(second), NOW + second)]
+        kept += [(record.mono, json.loads(record.data)["value"]) for record in found]
+    times = [mono for mono, _ in kept]
+    assert times[:4] == [0.0, 5.0, 10.0, 15.0]
+    assert times[-1] - times[-2] == 60.0
+    assert 70 < len(kept) < 100
+    assert all(mono == value for mono, value in kept)
+    assert [record.mono for record in scribe.release()] == [3599.0]
+    assert scribe.next() == float("inf")
