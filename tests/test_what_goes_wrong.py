@@ -680,6 +680,45 @@ SHOWN_BY = {
         "tests/test_yaml.py::test_a_backslash_before_the_closing_quote_is_explained",
         "tests/test_cli_agent.py::test_check_explains_a_backslash_in_either_kind_of_file",
     ],
+    "a program is killed while the journal is written, or the computer loses its power": [
+        "tests/journal/test_kills.py::test_a_program_that_is_killed",
+        "tests/journal/test_kills.py::test_a_computer_that_loses_its_power",
+        "tests/journal/test_kills.py::test_a_log_that_is_cut_in_the_middle_of_a_write",
+    ],
+    "the disk of the journal is full": [
+        "tests/journal/test_trouble.py::test_a_full_disk",
+    ],
+    "it hangs, or takes less than is told": [
+        "tests/journal/test_trouble.py::test_a_disk_that_hangs_holds_up_a_push_for_a_second_and_no_more",
+        "tests/journal/test_trouble.py::test_where_nothing_can_be_written_nobody_waits",
+    ],
+    "another program holds the journal for more than 5 s": [
+        "tests/journal/test_trouble.py::test_a_file_that_another_program_holds",
+        "tests/journal/test_trouble.py::test_two_programs_that_write_one_journal",
+    ],
+    "the journal is moved, replaced or deleted while it is written, perhaps with its folder": [
+        "tests/journal/test_trouble.py::test_a_folder_that_is_gone",
+        "tests/journal/test_trouble.py::test_a_file_that_is_replaced_in_the_middle_of_a_session",
+    ],
+    "the journal is damaged, is another program's database, is of a newer rigsync, may not be written, "
+    "or lies on a network drive": [
+        "tests/journal/test_trouble.py::test_a_file_that_is_damaged",
+        "tests/journal/test_trouble.py::test_a_file_that_is_damaged_inside",
+        "tests/journal/test_trouble.py::test_the_database_of_another_program",
+        "tests/journal/test_trouble.py::test_a_journal_of_a_newer_rigsync",
+        "tests/journal/test_trouble.py::test_a_folder_that_may_not_be_written",
+        "tests/journal/test_trouble.py::test_a_file_that_may_not_be_written",
+        "tests/journal/test_trouble.py::test_a_network_drive_is_refused_by_name",
+    ],
+    "the journal becomes too old or too large": [
+        "tests/journal/test_parts.py::test_what_is_older_than_it_is_to_be_kept_goes_whole",
+        "tests/journal/test_parts.py::test_what_is_too_much_goes_and_the_file_becomes_smaller",
+    ],
+    "names, references and notices hold quotes, control characters or half a character, or an event "
+    "cannot be put into words": [
+        "tests/journal/test_trouble.py::test_whatever_an_event_holds",
+        "tests/journal/test_trouble.py::test_what_cannot_be_recorded_costs_nothing_else",
+    ],
     "a journal that is asked is not there, is no database or another program's, is of a newer version, or is broken": [
         "tests/journal/test_query.py::test_no_journal",
         "tests/journal/test_query.py::test_the_database_of_another_program",

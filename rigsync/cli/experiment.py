@@ -64,7 +64,7 @@ def run_experiment(number: int, loss: float, view: View, seed: int | None = None
             addresses.update({name: relay.address for name, relay in relays.items()})
         experiment = Experiment(f"{date.today()}_1_demo", addresses)
         uris = {name: f"udp://{host}:{port}" for name, (host, port) in addresses.items()}
-        auxiliaries = stack.enter_context(Auxiliaries(uris))
+        auxiliaries = stack.enter_context(Auxiliaries(uris, journal=True))
         stack.enter_context(view)
         _command_rigs(experiment, auxiliaries, view)
         if relays:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rigsync.config.schema import Key, Table, either, size, text
+from rigsync.config.schema import NOTHING, Key, Kind, Mistakes, Plain, Table, either, size, text
 
 ENVIRONMENT = "RIGSYNC_JOURNAL"
 """The variable that is over all: a path in place of the usual one, or ``off``."""
@@ -52,8 +52,15 @@ _TABLE = Table(
         "max_size": Key(size(low=10_000_000), "How large it may grow; beyond that the oldest go.", default="2 GB"),
     }
 )
+_EITHER = either({str: _PATH, dict: _TABLE}, "off, a path, or a map with the keys path, keep and max_size")
+
+
+def _read(value: Any, key: str, mistakes: Mistakes) -> Any:
+    return None if isinstance(value, Plain) and value in NOTHING else _EITHER.read(value, key, mistakes)
+
+
 JOURNAL = Key(
-    either({str: _PATH, dict: _TABLE}, "off, a path, or a map with the keys path, keep and max_size"),
+    Kind(_read, _EITHER.schema),
     "The journal of all that happens: off, a path in place of the usual one, or a map.",
 )
 """The key ``journal``."""

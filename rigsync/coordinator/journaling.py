@@ -46,15 +46,16 @@ def recorder_of(hub: Hub, rigs: Rigs, journal: Journal, services: Callable[[], R
 
 def sample_of(view: RigView) -> dict[str, Any]:
     """Return how the link to a rig is, for a record; times in seconds."""
+    clock = view.clock
     return {
         "link": view.link.value,
         "dialect": view.dialect,
         "status": None if view.status is None else view.status.name,
         "exp_ref": view.exp_ref,
         "owner": view.owner,
-        "round_trip": view.round_trip,
-        "loss": view.loss,
-        "clock": None if view.clock is None else dataclasses.asdict(view.clock),
+        "round_trip": None if view.round_trip is None else round(view.round_trip, 6),
+        "loss": None if view.loss is None else round(view.loss, 3),
+        "clock": clock and {name: round(value, 9) for name, value in dataclasses.asdict(clock).items()},
         "failures": dict(view.failures),
         "version": view.version,
     }

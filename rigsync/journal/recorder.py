@@ -71,6 +71,7 @@ class _Opening:
         self._opened, self._uuid = time.time(), str(uuid.uuid4())
         self.room: WaitingRoom[tuple[Event | Callable[[], object] | None, float]]
         self.room = WaitingRoom(MOST_WAITING, MOST_BYTES)
+        self.is_over = False
         self.writer: Writer
         self.written = Awaited()
         """There once all of it is in the file, or will not be any more."""
@@ -125,13 +126,19 @@ class Recorder:
         opening, self._present = self._present, None
         if opening:
             opening.room.put_anyway((None, time.monotonic()))
+            opening.is_over = True
             opening.writer.thread.knock(urgent=True)
 
     def await_written(self, limit: float = LONGEST_WAIT) -> None:
-        """Wait some seconds, after the end, until all that was told is in the file; not on the event loop."""
-        opening = self._last
-        if opening and not opening.writer.is_failed and opening.writer.thread.is_alive:
+        """Wait some seconds, after the end, until all that was told is in the file; not on the event loop.
+
+        If it was the last that the file was open for, it is closed then, and may be moved on Windows too.
+        """
+        opening, end = self._last, time.monotonic() + limit
+        if opening and opening.writer.thread.is_alive:
             opening.written.wait(limit)
+            if not opening.writer.is_needed:
+                opening.writer.thread.join(max(0.0, end - time.monotonic()))
 
     def when_safe(self, callback: Callable[[], object]) -> None:
         """Call a function once all that was told so far is safe; at once where nothing is written at present.

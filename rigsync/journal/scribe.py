@@ -13,10 +13,13 @@ from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, is_kept, storable
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
 
-THIN = 30.0
-"""Seconds between two records of the progress of one item. A year of 2,000 hours with 5 rigs stays below 1 GB."""
-SAMPLED, SAMPLED_IDLE = 30.0, 60.0
+THIN, THIN_LATER, THINNER = 5.0, 60.0, 0.1
+"""Seconds between two records of the progress of one item: at first, and at most; between these, that share of the time
+since its first. A year of sessions of an hour would fill gigabytes otherwise."""
+SAMPLED, SAMPLED_IDLE = 30.0, 300.0
 """Seconds between two records of how each link is, while an experiment goes on and while none does."""
+MOST_ITEMS = 10_000
+"""Things whose progress is thinned at once."""
 FIRST_SAMPLE = 2.0
 """Seconds from the opening, or a step of an experiment, to the next of them."""
 SAMPLE = "Sample"
@@ -51,8 +54,8 @@ class Scribe:
     ):
         self.run, self._sessions, self._samples, self._repository = run, sessions, samples, repository
         self._look = mono + LOOK
-        self._written: dict[tuple[Any, ...], float] = {}
-        """When each thing whose progress is thinned was written last, in monotonic seconds."""
+        self._next_of: dict[tuple[Any, ...], tuple[float, float]] = {}
+        """Of each thing whose progress is thinned: when it was written first, and when it may be again; monotonic."""
         self._held: dict[tuple[Any, ...], tuple[Event, float]] = {}
         self._sample_at = mono + FIRST_SAMPLE
 
@@ -95,14 +98,14 @@ class Scribe:
             self.run.about["repository"], self.run.is_changed = found, True
         self._look = mono + LOOK if self._repository and self._repository.is_asked else math.inf
         for key, (event, told) in list(self._held.items()):
-            if mono >= self._written[key] + THIN:
+            if mono >= self._next_of[key][1]:
                 del self._held[key]
-                self._written[key] = mono
+                self._note_written(key, mono)
                 yield self._record(event, told, self._sessions.take(event, event._stamp[2]), False)
 
     def next(self) -> float:
         """Return the monotonic time in seconds at which something is due next."""
-        held = min((self._written[key] + THIN for key in self._held), default=math.inf)
+        held = min((self._next_of[key][1] for key in self._held), default=math.inf)
         return min(held, self._look, self._sample_at if self._samples else math.inf)
 
     def release(self) -> Iterator[RecordRow]:
@@ -116,16 +119,19 @@ class Scribe:
             event.item if isinstance(event, ProgressChanged) else event.id if isinstance(event, StreamUpdated) else ""
         )
         key = event.__class__, getattr(event, "rig", None), item
-        last = self._written.get(key)
-        if last is not None and mono < last + THIN:
+        if key in self._next_of and mono < self._next_of[key][1]:
             self._held[key] = event, mono
             return
-        if len(self._written) > 10_000:  # a rig may name things as it likes
+        if len(self._next_of) > MOST_ITEMS:  # a rig may name things as it likes
             yield from self._release()
-            self._written.clear()
+            self._next_of.clear()
         self._held.pop(key, None)
-        self._written[key] = mono
+        self._note_written(key, mono)
         yield self._record(event, mono, self._sessions.take(event, event._stamp[2]), False)
+
+    def _note_written(self, key: tuple[Any, ...], mono: float) -> None:
+        first = self._next_of[key][0] if key in self._next_of else mono
+        self._next_of[key] = first, mono + min(THIN_LATER, max(THIN, THINNER * (mono - first)))
 
     def _release(self) -> Iterator[RecordRow]:
         held, self._held = self._held, {}

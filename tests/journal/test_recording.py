@@ -121,9 +121,11 @@ def test_an_event_is_in_the_file_soon_though_nobody_waits(aux: Auxiliaries, path
 
 
 def test_an_experiment_with_a_failure_is_incomplete(rig: Rig, aux: Auxiliaries, path: Path) -> None:
-    with pytest.raises(ExperimentError), aux.experiment(REF) as session:
-        rig.notify("failure", {"problem": "the lamp is dark"}, key="lamp")
-        until(lambda: session.failures)
+    session = aux.begin(REF)
+    rig.notify("failure", {"problem": "the lamp is dark"}, key="lamp")
+    until(lambda: session.failures)
+    with pytest.raises(ExperimentError):
+        aux.end()
     (ours,) = sessions(path)
     assert (ours["outcome"], ours["rigs"], ours["failures"]) == ("incomplete", {"cameras": "the lamp is dark"}, 1)
     rig.close()
