@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rigsync.journal.scribe import SAMPLED, SAMPLED_IDLE, THIN
+from rigsync.journal.scribe import SAMPLED, SAMPLED_IDLE, THIN, THIN_LATER, THINNER
 from rigsync.journal.store import open_to_write
 
 SESSIONS, RIGS, LASTS = 2_000, ("cameras:left", "cameras:right", "cameras:body", "ephys", "mesoscope"), 3600.0
@@ -81,7 +81,7 @@ def _records(session: int, began: float, ref: str, has_failed: bool) -> Iterator
             happened.append((at, None, "Sample", rig, False, _sample(None)))
         for at in _every(2, LASTS, SAMPLED):
             happened.append((at, session, "Sample", rig, False, _sample(ref)))
-        for at in _every(1, LASTS, THIN):
+        for at in _progress():
             progress = {"item": "left.avi", "value": int(150 * at), "total": None, "unit": "frames"}
             happened.append((at, session, "ProgressChanged", rig, False, progress))
         for message, at in (("EXPINIT", -1), ("EXPSTART", 0), ("EXPEND", LASTS), ("EXPCLEANUP", LASTS + 2)):
@@ -113,6 +113,14 @@ def _every(begin: float, end: float, step: float) -> Iterator[float]:
     while begin < end:
         yield begin
         begin += step
+
+
+def _progress() -> Iterator[float]:
+    """Yield when the progress of an item is noted."""
+    at = begun = 1.0
+    while at < LASTS:
+        yield at
+        at += min(max(THIN, THINNER * (at - begun)), THIN_LATER)
 
 
 def _sample(ref: str | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rigsync.errors import JournalError
 from rigsync.journal.query import Journal, Session
 
 RECENT = 150.0
-"""Seconds within which a program that is there has written something: it notes each minute how its links are."""
+"""Seconds within which a coordinator has written something in a session: it notes all 30 s how its links are."""
 
 
 def _moment(is_end: bool) -> Callable[[click.Context, click.Parameter, str | None], float | None]:
@@ -80,7 +80,9 @@ def state_of(session: Session, journal: Journal, now: float) -> str:
     if run.closed is not None:
         return "not ended"
     last = journal.last_of(session)
-    return "goes on" if last is not None and now - last < RECENT else "not ended"
+    if last is not None and now - last < RECENT:
+        return "goes on"
+    return "not ended" if run.kind == "coordinator" else "no end yet"  # a rig may have nothing to tell for hours
 
 
 def csv_line(cells: Iterable[Any]) -> str:

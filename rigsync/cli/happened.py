@@ -53,11 +53,19 @@ def lines_of(record: Record) -> list[Line]:
 
 
 def local(time: float) -> datetime:
-    """Return a Unix time (s) in local time; the earliest or the latest where there is no such time."""
+    """Return a Unix time (s) in local time, without a zone; the earliest or the latest where there is no such time."""
     try:
-        return datetime.fromtimestamp(time).astimezone()
+        return datetime.fromtimestamp(time)
     except (OverflowError, OSError, ValueError):
         return datetime.max if time > 0 else datetime.min
+
+
+def iso(time: float) -> str:
+    """Return a Unix time (s) in local time with its zone, for programs."""
+    try:
+        return local(time).astimezone().isoformat()
+    except (OverflowError, OSError, ValueError):
+        return local(time).isoformat()
 
 
 def session_line(session: Session, state: str) -> str:

@@ -181,7 +181,7 @@ class _CsvWriter(_Writer):
 
     def write(self, records: Iterable[Record], session: Session | None) -> None:
         for record in records:
-            reference, when = self._journal.reference_of(record), happened.local(record.time).isoformat()
+            reference, when = self._journal.reference_of(record), happened.iso(record.time)
             for line in self.lines(record):
                 what = [line.rig, int(line.is_failure), record.kind, line.text, compact(record.data)]
                 write_csv([when, record.bound, reference, *what])

@@ -18,7 +18,7 @@ from rigsync.cli.asked import (
     until_option,
     write_csv,
 )
-from rigsync.cli.happened import local
+from rigsync.cli.happened import iso, local
 from rigsync.cli.options import json_option, verbose_option
 from rigsync.cli.output import write_json
 from rigsync.cli.tables import print_table
@@ -64,9 +64,9 @@ def command(
     elif as_csv:
         write_csv(["session", "subject", "began", "ended", "PC", "outcome", "rigs", "files", "bytes", "failures"])
         for one, state in zip(found, states, strict=True):
-            ended = None if one.ended is None else local(one.ended).isoformat()
+            ended = None if one.ended is None else iso(one.ended)
             rigs = "; ".join(f"{rig}: {told}" for rig, told in one.rigs.items())
-            when = [local(one.began).isoformat(), ended]
+            when = [iso(one.began), ended]
             write_csv([one.ref, one.subject, *when, one.host, state, rigs, one.files, one.bytes, one.failures])
     elif found:
         rows = [_row(session, state) for session, state in zip(found, states, strict=True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shlex
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,6 +11,8 @@ from typing import Any, cast
 from rigsync._text import shortened
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.messages import Verb
+from rigsync.core.references import canonical_reference as canonical_reference
+from rigsync.core.references import reference_parts as reference_parts
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
@@ -57,22 +58,6 @@ ENDS = frozenset({ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEA
 
 LONGEST_REFERENCE = 500
 """Characters of a reference. It is part of every answer to a probe, which has to fit into a datagram."""
-
-_PARTS = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d+)_(.+)", re.ASCII | re.DOTALL)
-
-
-def reference_parts(reference: str) -> tuple[str, str, str] | None:
-    """Return date, number and subject of a reference ``yyyy-mm-dd_n_subject``, or None for another form.
-
-    The number comes without leading zeros: ALF writes them, iblutil drops them.
-    """
-    parts = _PARTS.fullmatch(reference)
-    return (parts[1], parts[2].lstrip("0") or "0", parts[3]) if parts else None
-
-
-def canonical_reference(reference: str) -> str:
-    """Return `reference` without leading zeros in its number; unchanged if it has another form."""
-    return "_".join(reference_parts(reference) or (reference,))
 
 
 def name_different(first: Any, second: Any) -> bool:

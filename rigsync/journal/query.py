@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from rigsync._text import close_match, shortened
-from rigsync.core.lifecycle import canonical_reference
+from rigsync.core.references import canonical_reference
 from rigsync.core.rigs import is_called
 from rigsync.errors import JournalError
 from rigsync.journal.reading import AROUND, LONGEST, PAGE, Asked, Reader, usual_journal_file

@@ -6,6 +6,7 @@ import fnmatch
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 SESSION = "s.id, s.run, s.ref, s.subject, s.began, s.ended, s.outcome, s.rigs, s.files, s.bytes, s.failures, r.host"
@@ -131,8 +132,13 @@ def json_of(text: Any) -> dict[str, Any]:
 def session_of(row: tuple[Any, ...]) -> Session:
     """Return the session of a row of `SESSION`."""
     id, run, ref, subject, began, ended, outcome, rigs, files, size, failures, host = row
-    told = {name: str(what) for name, what in json_of(rigs).items()}
-    return Session(id, run, ref, subject, began, ended, outcome, told, files, size, failures, host)
+    return Session(id, run, ref, subject, began, ended, outcome, dict(_rigs_in(rigs)), files, size, failures, host)
+
+
+@lru_cache(256)
+def _rigs_in(text: str) -> dict[str, str]:
+    """Return what became of each rig; the same rigs come again and again."""
+    return {name: str(what) for name, what in json_of(text).items()}
 
 
 def run_of(row: tuple[Any, ...]) -> Run:

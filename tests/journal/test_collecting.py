@@ -165,7 +165,7 @@ def test_a_journal_that_cannot_be_written(serving: Served, tmp_path: Path, ours:
     asked = ["log", "--collect", "--journal", str(ours)]
     told = run_here(asked, tmp_path, environment(tmp_path, RIGSYNC_JOURNAL="off"))
     assert told.status == 1
-    assert told.err.startswith(f"Error: journal {ours}: this is no journal")
+    assert told.err.startswith(f"Error: journal {ours}: it cannot be opened: file is not a database")
     assert ours.read_text().startswith("some text")
 
 

@@ -234,7 +234,7 @@ def test_a_rig_whose_clock_nobody_knows(file: Path, filler: Filler) -> None:
 
 def test_what_only_a_rig_has_noted_is_put_in_its_place_too(file: Path, filler: Filler) -> None:
     """Its session was commanded from elsewhere, and this computer has watched the rig."""
-    session, theirs = merged(filler)
+    session, _ = merged(filler)
     filler.connection.execute("UPDATE record SET session = NULL WHERE session = ?", [session])
     filler.connection.execute("DELETE FROM session WHERE id = ?", [session])
     with Journal(file) as journal:
@@ -342,7 +342,7 @@ def test_nothing_is_changed_by_asking(file: Path, story: Filler) -> None:
     [
         (None, "there is no such journal; it begins with the first session"),
         (b"", "there is no such journal; it begins with the first session"),
-        (b"not a database at all, but some text of sufficient length" * 20, "this is no journal, or it is damaged"),
+        (b"not a database at all, but some text of sufficient length" * 20, "it is no journal, or damaged"),
     ],
 )
 def test_no_journal(file: Path, content: bytes | None, problem: str) -> None:
