@@ -9,6 +9,7 @@ import functools
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rigsync._text import one_line
@@ -355,14 +356,7 @@ class Agent(Rig):
         if not (self._file.require and (disk := self._file.require.free_disk)):
             return None
         path = filled(self._file, disk.path, values)
-        return Disk(self._aside, path, self._report, self.progress, self._last_words_of_recorders)
-
-    def _last_words_of_recorders(self) -> str:
-        words = ""
-        for child, _ in self._going:
-            if lines := child.process.last_lines:
-                words += f"; last lines of {child.label}: {' | '.join(fitting(lines, LONGEST_REASON))}"
-        return words
+        return Disk(self._aside, path, self._report, self.progress, lambda: _last_words(self._going))
 
     def _recording_of(self, values: Values, disk: Disk | None) -> Recording | None:
         if not (verify := self._file.verify):
@@ -468,3 +462,12 @@ def _why(data: dict[str, Any]) -> str:
     """Return the reason in the data of an interrupt, from the rig itself or from a task that has failed."""
     found = [str(data[key]) for key in ("reason", "error", "message") if data.get(key)]
     return f": {': '.join(found)}" if found else ""
+
+
+def _last_words(going: Sequence[tuple[Child, Start]]) -> str:
+    """Return the last lines of recorders, as the end of a sentence."""
+    words = ""
+    for child, _ in going:
+        if lines := child.process.last_lines:
+            words += f"; last lines of {child.label}: {' | '.join(fitting(lines, LONGEST_REASON))}"
+    return words
