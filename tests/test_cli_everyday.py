@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from cli_programs import Command, Outcome, environment, run_here
 from live_helpers import Gate
 from processes import RigProgram, free_port, until
 
-from rigsync import Auxiliaries, ExpStatus, Rig
+from rigsync import Auxiliaries, Experiment, ExpStatus, Rig
 from rigsync.core.ownership import LEASE
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -371,3 +373,69 @@ def test_a_rig_out_of_reach_is_said_to_be_left_to_its_lease(desk: Desk) -> None:
         words = rows_of(outcome.out)["ephys"][1]
         assert words.endswith("if it records, it goes on until its lease is over")
     assert desk.told["cameras"] == ROLLED_BACK
+
+
+def test_a_program_that_is_a_rig_is_interrupted_and_nothing_else(desk: Desk) -> None:
+    pytest.importorskip("pythonosc", reason="an OSC program needs python-osc")
+    messages = {
+        "EXPINIT": ["/init", "{exp_ref}"],
+        "EXPSTART": ["/start"],
+        "EXPEND": ["/stop"],
+        "EXPINTERRUPT": ["/halt"],
+    }
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+        program.bind(("127.0.0.1", 0))
+        uri = f"osc://127.0.0.1:{program.getsockname()[1]}"
+        (desk.folder / "rigs.yaml").write_text(json.dumps({"rigs": {"bonsai": {"uri": uri, "messages": messages}}}))
+        refused = desk.run("start", REFERENCE, status=2)
+        assert "bonsai: a program by OSC or ZeroMQ is a rig of rigsync's own, what records only while" in refused.err
+        shown = rows_of(desk.run("stop", status=3).out)["bonsai"]
+        assert shown[0] == "sent"
+        assert "nobody here knows whether it records; rigsync interrupt stops it" in shown[1]
+        halted = rows_of(desk.run("interrupt", status=3).out)["bonsai"]
+        assert halted[0] == "sent"
+        assert program.recv(1000)[:6] == b"/halt\0", "it got nothing before"
+
+
+# ------------------------------------------------------------------------------------------------- the same in Python
+
+
+def test_an_experiment_is_left_to_another_program(desk: Desk, connect: Callable[..., Auxiliaries]) -> None:
+    rig = desk.rig("cameras")
+    with connect(rig, leave_running=True) as aux:
+        session = aux.experiment(REFERENCE)
+        with pytest.raises(RuntimeError, match="never begun"):
+            session.leave_running()
+        with session:
+            session.leave_running()
+        with pytest.raises(RuntimeError, match="is over"):
+            session.end()
+    assert (rig.status, desk.told["cameras"]) == (ExpStatus.RUNNING, BEGUN)
+    with connect(rig) as aux:
+        session = aux.experiment(REFERENCE)
+        session.join(["cameras"])
+        with pytest.raises(RuntimeError, match="begun once"):
+            session.join(["cameras"])
+        session.end()
+    assert (rig.status, desk.told["cameras"]) == (ExpStatus.CONNECTED, [*BEGUN, "EXPEND", "EXPCLEANUP"])
+
+
+def test_what_has_joined_and_fails_interrupts_what_is_its_own(desk: Desk, connect: Callable[..., Auxiliaries]) -> None:
+    rigs = [desk.rig("cameras"), desk.rig("ephys")]
+    desk.run("start", REFERENCE)
+    session = connect(*rigs).experiment(REFERENCE)
+    session.join(["cameras"])
+    with pytest.raises(ZeroDivisionError), session_of(session):
+        raise ZeroDivisionError
+    assert desk.told == {"cameras": ROLLED_BACK, "ephys": BEGUN}
+
+
+@contextlib.contextmanager
+def session_of(session: Experiment) -> Iterator[None]:
+    """End or interrupt an experiment that was joined."""
+    try:
+        yield
+    except BaseException as error:
+        session.interrupt(error)
+        raise
+    session.end()

@@ -12,9 +12,10 @@ import rigsync
 from rigsync.cli.following import Following
 from rigsync.cli.outcomes import document_of, failure_document
 from rigsync.cli.output import write_json
-from rigsync.cli.push import print_tracebacks
+from rigsync.cli.push import NOBODY_CONFIRMS, print_tracebacks
 from rigsync.cli.rigs import connect
 from rigsync.cli.tables import print_table
+from rigsync.config.programs import ProgramRig
 from rigsync.config.rigs import Rigs
 from rigsync.errors import RigError
 
@@ -50,9 +51,9 @@ class Outcome:
                 if unsure is not None:
                     self.unconfirmed[rig] = unsure
 
-    def status(self, unconfirmed: int) -> int:
-        """Return the exit status; `unconfirmed` where none has failed, and nobody confirms that all have done it."""
-        return 1 if self.failed else unconfirmed if self.unconfirmed else 0
+    def status(self) -> int:
+        """Return the exit status."""
+        return 1 if self.failed else NOBODY_CONFIRMS if self.unconfirmed else 0
 
     def document(self, following: Following | None, **more: Any) -> dict[str, Any]:
         """Return all of it for JSON."""
@@ -80,6 +81,11 @@ class Outcome:
         print_table(["rig", "outcome", "what became of it"], words)
         if click.get_current_context().obj:
             print_tracebacks(self.failed.values())
+
+
+def programs_of(rigs: Rigs) -> list[str]:
+    """Return the rigs that are programs of another protocol. What stands for them ends with the command."""
+    return [name for name, rig in rigs.rigs.items() if isinstance(rig, ProgramRig)]
 
 
 def references(views: Mapping[str, RigView]) -> str | None:

@@ -9,7 +9,7 @@ from rigsync.cli.following import Following, view_of
 from rigsync.cli.logs import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.outcomes import failure_in_words
-from rigsync.cli.push import NOBODY_CONFIRMS, timeout_option, to_option
+from rigsync.cli.push import timeout_option, to_option
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.errors import BusyError
 
@@ -54,7 +54,7 @@ def command(reason: str, patterns: tuple[str, ...], timeout: float | None, rigs_
     for rig, words in outcome.outcomes.items():
         outcome.outcomes[rig] = words or "its program has ended, and records nothing"
     outcome.show(following, as_json, exp_ref=exp_ref)
-    return outcome.status(NOBODY_CONFIRMS)
+    return outcome.status()
 
 
 def _judge(outcome: Outcome) -> None:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from rigsync._text import printable, span_text
-from rigsync.cli.by_hand import Outcome, look_again
+from rigsync.cli.by_hand import Outcome, look_again, programs_of
 from rigsync.cli.following import Following, view_of
 from rigsync.cli.logs import start_logging
 from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.output import write_line
 from rigsync.cli.push import (
-    NOBODY_CONFIRMS,
     data_of,
     init_option,
     print_starts,
@@ -63,7 +62,7 @@ def command(
     interrupts by itself when its lease is over, after 300 s unless the rig says otherwise. A session that is longer
     needs rigs with another lease, or a program that stays, such as rigsync run. Any program may end it.
 
-    The exit status is 1 if a rig has failed, and 3 if none has, and a rig is a program that confirms nothing.
+    The exit status is 1 if a rig has failed. A program by OSC or ZeroMQ cannot take part.
 
     \b
     rigsync start 2026-01-31_1_mouse
@@ -75,6 +74,9 @@ def command(
     begin, data = data_of(init, start)
     start_logging()
     rigs = chosen(rigs_of_file(rigs_file), patterns)
+    if programs := programs_of(rigs):
+        text = "what records only while the program that began it runs, such as rigsync run; leave it out by --to"
+        raise click.UsageError(f"{', '.join(programs)}: a program by OSC or ZeroMQ is a rig of rigsync's own, {text}")
     outcome, following, is_late = Outcome(rigs.rigs), None, False
     views: dict[str, RigView] = {}
     try:
@@ -104,7 +106,7 @@ def command(
         _say(outcome, experiment.exp_ref)
     if is_late:
         click.echo("Ctrl-C came when all rigs had begun: they record. rigsync stop ends them", err=True)
-    return outcome.status(NOBODY_CONFIRMS)
+    return outcome.status()
 
 
 def _until(view: RigView | None) -> str:

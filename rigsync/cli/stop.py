@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import click
 
-from rigsync.cli.by_hand import Outcome, references
+from rigsync.cli.by_hand import Outcome, programs_of, references
 from rigsync.cli.following import Following, view_of
 from rigsync.cli.logs import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
-from rigsync.cli.push import NOBODY_CONFIRMS, timeout_option, to_option
+from rigsync.cli.push import timeout_option, to_option
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.enums import ExpStatus
 from rigsync.core.recorded import totals_of
 from rigsync.errors import ExperimentError
 
 IDLE = "nothing goes on there"
+UNKNOWN = "not told: it is a program, and nobody here knows whether it records; rigsync interrupt stops it"
 
 
 @click.command(short_help="End a session: all rigs stop, and clean up.")
@@ -41,8 +42,13 @@ def command(patterns: tuple[str, ...], timeout: float | None, rigs_file: str | N
     outcome, following, exp_ref = Outcome(rigs.rigs), None, None
     with view_of(as_json) as view, connect(rigs, leave_running=True) as auxiliaries:
         views = auxiliaries.views
-        going = {rig: one for rig, one in views.items() if one.state != ExpStatus.CONNECTED.name}
-        outcome.outcomes.update({rig: IDLE for rig in views if rig not in going})
+        outcome.unconfirmed = dict.fromkeys(programs_of(rigs), UNKNOWN)
+        going = {
+            rig: one
+            for rig, one in views.items()
+            if one.state != ExpStatus.CONNECTED.name and rig not in outcome.unconfirmed
+        }
+        outcome.outcomes.update({rig: outcome.unconfirmed.get(rig, IDLE) for rig in views if rig not in going})
         if going:
             exp_ref = references(going)
             experiment = auxiliaries.experiment(exp_ref, rigs=list(going), timeout=timeout)
@@ -62,4 +68,4 @@ def command(patterns: tuple[str, ...], timeout: float | None, rigs_file: str | N
         if isinstance(information, dict) and (recorded := totals_of(information.get("recorded"))):
             outcome.outcomes[rig] += f": {recorded}"
     outcome.show(following, as_json, exp_ref=exp_ref)
-    return outcome.status(NOBODY_CONFIRMS)
+    return outcome.status()
