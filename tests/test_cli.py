@@ -216,8 +216,7 @@ def test_a_misspelt_command_is_guessed(commands: Commands) -> None:
 
 
 def test_an_unknown_command_is_told_the_known_ones(commands: Commands) -> None:
-    known = f"the commands are {', '.join(cli.COMMANDS)}"
-    assert known in commands.run("zzz", status=2).err
+    assert f"the commands are {', '.join(cli.COMMANDS)}" in commands.run("zzz", status=2).err
 
 
 # --------------------------------------------------------------------------------------- where the rigs are found

@@ -239,6 +239,8 @@ _WORDS: dict[str, Callable[[Record, dict[str, Any]], Iterable[Told]]] = {
     "EchoMissing": _saying("{source} did not confirm the answer to {event}"),
     "StreamAdded": _saying("new stream {id}"),
     "StreamRemoved": _saying("stream {id} is gone"),
+    "AlertSent": _saying("{alert} has told {on}: {what}"),
+    "AlertFailed": _saying("{alert} has told nobody of {on}: {problem}: {what}"),
     "JournalFailed": _saying("the journal cannot be written: {problem}"),
     "JournalRecovered": _saying("the journal is written again; {missing} records are missing"),
 }

@@ -416,12 +416,12 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
         self._check_blocking("close()")
         for experiment in list(self._made):
             experiment.note_closing()
-        end = time.monotonic() + CLOSE_TIMEOUT
+        end = time.monotonic() + (limit := CLOSE_TIMEOUT + self._closing.alerts.longest_end)
         with signals_held_back():  # a second Ctrl-C would end the program before it has said goodbye
             self.stop_event.set()
             if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
                 self.thread.stop()
-            self.thread.join(CLOSE_TIMEOUT + self._closing.alerts.longest_end)
+            self.thread.join(limit)
             self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
             self._lab.await_journal(max(0.0, end - time.monotonic()) / 2)
 

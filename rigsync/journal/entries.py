@@ -28,6 +28,7 @@ from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
 from rigsync.core.notices import FAILURE
 from rigsync.core.queries import JOURNAL
 from rigsync.hub.documents import fields_as_json, fields_of, json_of, small
+from rigsync.hub.events import AlertFailed
 from rigsync.journal.secrets import may_hold_secrets, without_secrets
 from rigsync.journal.sessions import reason_in
 
@@ -36,6 +37,7 @@ THINNED: frozenset[type[Event]] = frozenset({ProgressChanged, StreamUpdated})
 LARGEST = 256 << 10
 """Characters of an event's fields as JSON; of larger ones, only the small fields are kept."""
 _ALWAYS = (
+    AlertFailed,
     EchoMissing,
     JournalFailed,
     LeaseExpired,

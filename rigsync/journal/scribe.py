@@ -8,6 +8,7 @@ from typing import Any
 
 from rigsync.core.events import CoordinatorClosed, Event, ProgressChanged, PushCompleted, StatusChanged, StreamUpdated
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
+from rigsync.hub.events import AlertFailed
 from rigsync.journal.about import LOOK, Repository
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, is_kept, storable
@@ -83,7 +84,7 @@ class Scribe:
         session = self._sessions.take(event, stamp[2])
         if is_kept(event):
             has_failed = is_failure(event)
-            if has_failed:
+            if has_failed and not isinstance(event, AlertFailed):  # of which no recording is the worse
                 self._sessions.fail(session)
             yield self._record(event, mono, session, has_failed)
         if is_step:

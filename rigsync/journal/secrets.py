@@ -10,6 +10,8 @@ _NAMES = r"passw|passphrase|token|secret|authoriz|api[_-]?key|private[_-]?key|cr
 _NAME = re.compile(_NAMES, re.IGNORECASE)
 _USER = re.compile(r"(?<=://)[^\s/@\"'\\]+(?=@)")
 _PERHAPS = "passw", "passphrase", "token", "secret", "authoriz", "key", "credential"
+_WEBHOOK = re.compile(r"(https?://[^\s/?#\"'\\]+[/?#])[^\s\"',}\]]+", re.IGNORECASE)
+"""The URL of a webhook: who has its path can write there."""
 _IN_TEXT = re.compile(
     rf"""((?:{_NAMES})[\w-]*["']?(?:[ \t]*[:=,][ \t]*|[ \t]+))(?!\s)("[^"\n]*"|'[^'\n]*'|[^\s,}}\]]+)""", re.IGNORECASE
 )
@@ -34,5 +36,5 @@ def without_secrets(value: Any) -> Any:
 
 
 def file_without_secrets(text: str) -> str:
-    """Return the text of a configuration file without what stands behind a word such as ``password``."""
-    return _IN_TEXT.sub(rf"\g<1>{HIDDEN}", _USER.sub(HIDDEN, text))
+    """Return the text of a configuration file without URLs of webhooks, and what stands behind ``password`` or so."""
+    return _IN_TEXT.sub(rf"\g<1>{HIDDEN}", _WEBHOOK.sub(rf"\g<1>{HIDDEN}", _USER.sub(HIDDEN, text)))

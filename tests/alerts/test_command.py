@@ -58,6 +58,7 @@ def test_one_that_is_not_there_or_cannot_run(tmp_path: Path) -> None:
 
 CHILDREN = """
 import pathlib, signal, subprocess, sys, time
+print("asking", flush=True)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"
 children = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
@@ -80,15 +81,16 @@ def test_one_that_never_ends_is_ended_with_all_that_it_has_started(tmp_path: Pat
     cutting.join()
     assert time.monotonic() - begun < LONG
     assert "did not end within" in told
+    assert told.endswith("and was ended; its last line: asking")
     assert len(children) == 2
     assert still_there(children, LONG) == []
 
 
 def test_its_time_is_limited(tmp_path: Path) -> None:
     begun = time.monotonic()
-    told = refusal(python(tmp_path, "import time; print('asking', flush=True); time.sleep(1000)"), Limit(1.5))
-    assert time.monotonic() - begun < 10
-    assert told.endswith("did not end within 1.5 s, and was ended; its last line: asking")
+    told = refusal(python(tmp_path, "import time; time.sleep(1000)"), Limit(1.5))
+    assert time.monotonic() - begun < LONG / 2
+    assert told.endswith("did not end within 1.5 s, and was ended")
 
 
 def test_what_one_that_has_ended_leaves_is_ended(tmp_path: Path) -> None:
@@ -100,4 +102,4 @@ def test_what_one_that_has_ended_leaves_is_ended(tmp_path: Path) -> None:
 def test_output_without_end_is_no_obstacle(tmp_path: Path) -> None:
     begun = time.monotonic()
     refusal(python(tmp_path, "while True: print('x' * 1000)"), Limit(1.0))
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < LONG / 2

@@ -12,6 +12,7 @@ from rigsync.config.alerts import Desktop, Hook, Webhook, alerts_of
 from rigsync.config.files import load_rigs
 from rigsync.config.schema import Known, Mistakes
 from rigsync.errors import ConfigError
+from rigsync.journal.secrets import file_without_secrets
 
 ALL = """\
   - on: [failure, lost, failure]
@@ -132,6 +133,19 @@ def test_no_error_shows_a_url(tmp_path: Path, text: str) -> None:
         alerts_in(tmp_path, f"  - {{on: [lost], {text}}}\n")
     assert SECRET not in str(caught.value)
     assert "s3cr3t" not in repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", [f"https://chat.lab/{SECRET}", f"https://chat.lab?{SECRET}", f"http://a:80/b/{SECRET}?c#d"]
+)
+@pytest.mark.parametrize(
+    "form", ["webhook: {}", "webhook: {{url: {}, body: x}}", "webhook: '{}'", 'url: "{}"', "url: {}"]
+)
+def test_the_journal_keeps_files_without_their_urls(form: str, url: str) -> None:
+    kept = file_without_secrets(f"alerts:\n- {form.format(url)}\nrest: kept\n")
+    assert "s3cr3t" not in kept
+    assert url.partition("/b/")[0].partition("/T0")[0].partition("?")[0] in kept
+    assert "rest: kept" in kept
 
 
 CODE = [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alerts.support import happening
+from alerts.support import REFERENCE, happening
 from rigsync.alerts.plan import GATHER, INTERVAL, MOST_LINES, TRIES, Message, Plan
 from rigsync.alerts.watch import Happening
 
@@ -49,6 +49,14 @@ def test_a_cause_is_told_once_a_minute_with_the_number_of_those_held_back(plan: 
     plan.sent(second, 29.0 + INTERVAL + GATHER)
     assert plan.is_idle
     assert plan.next_timer() == math.inf
+
+
+def test_of_many_things_at_once_the_first_are_told_and_the_others_are_counted(plan: Plan) -> None:
+    for n in range(MOST_LINES + 20):
+        plan.note(happening(f"failure {n}", rig=f"rig {n}"), 0.0, 1000.0)
+    message = taken(plan, GATHER)
+    assert message.what == "; ".join(f"rig {n}: failure {n}" for n in range(MOST_LINES))
+    assert (message.exp_ref, message.held_back) == (REFERENCE, 20)
 
 
 def test_another_rig_is_another_cause(plan: Plan) -> None:

@@ -88,10 +88,9 @@ def test_one_that_hangs_is_left_when_the_time_is_over(answer: Callable[..., None
     with Web(answer) as web:
         begun = time.monotonic()
         problem = refusal(web.url(), Limit(0.5))
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < ENOUGH / 2
         assert str(problem) == "no answer within 0.5 s; is the address reachable from here?"
         assert not problem.for_good
-        assert len(web.requests) == 1
 
 
 def test_one_that_answers_and_goes_on_for_ever_has_answered() -> None:
@@ -201,7 +200,7 @@ def test_one_that_says_nothing_when_tls_begins() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         begun = time.monotonic()
         problem = refusal(f"https://127.0.0.1:{server.getsockname()[1]}/{SECRET}", Limit(0.5))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < ENOUGH / 2
     assert "no answer within 0.5 s" in str(problem)
 
 

@@ -256,7 +256,9 @@ def test_secrets_are_in_no_byte_of_it(serve: Callable[..., Any], tmp_path: Path,
     rig = serve("cameras", {"EXPINIT": lambda *_: {"api_key": "TOP-answer"}}, journal=path)
     file = tmp_path / "rigs.yaml"
     broker = "bridges:\n  mqtt:\n    broker: mqtt://me:TOP-url@broker.lab/room"
-    file.write_text(f"rigs:\n  cameras: {rig.uri}  # password: TOP-comment\n{broker}\n")
+    alerts = "alerts:\n- {on: [lost], webhook: {url: 'https://hooks.lab/a/TOP-hook?TOP-query'}}"
+    alerts += "\n- on: [failure]\n  webhook: https://chat.lab/TOP-hook"
+    file.write_text(f"rigs:\n  cameras: {rig.uri}  # password: TOP-comment\n{broker}\n{alerts}\n")
     with Auxiliaries.from_file(file, journal=path) as aux:
         aux.push("ALYX", Client(), wait=True)
         aux.request(
