@@ -59,7 +59,7 @@ INSIDE = {
 
 BY_NAME = {
     "rigsync": "its public names, which are loaded when they are asked for",
-    "rigsync.cli.bridge_classes": "the bridge that is asked for, whose library may not be installed; and what reads agents",
+    "rigsync.cli.bridge_classes": "the bridge that is asked for, whose library may not be installed; agents' files",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
     "rigsync.cli.tables": "rich, where there is a terminal",
     "rigsync.net.endpoint": "the lines at brokers, whose library may not be installed",
