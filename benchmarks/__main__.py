@@ -1,6 +1,7 @@
 """Measure all the figures of docs/figures.md: `python -m benchmarks` (about five minutes; keep the machine idle).
 
-`python -m benchmarks strangers` measures what strangers can do to a rig (about four minutes).
+`python -m benchmarks strangers` measures what strangers can do to a rig (about four minutes), and `python -m benchmarks
+year` how long a year of sessions takes to ask (about three).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import platform
 import sys
 from statistics import median, quantiles
 
-from benchmarks import lsl, measure, mqtt, osc, strangers, zeromq
+from benchmarks import journal, lsl, measure, mqtt, osc, strangers, year, zeromq
 
 
 def milliseconds(seconds: float) -> str:
@@ -223,6 +224,36 @@ def mqtt_rows() -> None:
     row("idle MQTT bridge, 4 rigs", f"{mqtt.idle_share():.2%} of one core", "bar: 0.5 %", "")
 
 
+def journal_rows() -> None:
+    told, kept, rate, longest = journal.flood()
+    row(
+        f"journal: {told:,} events, {rate:,.0f} a second",
+        f"{told - kept} missing; the newest record at most {1e3 * longest:.0f} ms old",
+        "bar: none missing",
+        "",
+    )
+    for what, events in (("", 0), (f", while {journal.RATE:,} events a second are told", journal.RATE)):
+        ours, ours_late, bare, bare_late = journal.pushes(events)
+        row(
+            f"`push(wait=True)`, one rig, with a journal{what}, p50 and p99",
+            f"{milliseconds(ours)}, {milliseconds(ours_late)}",
+            f"without: {milliseconds(bare)}, {milliseconds(bare_late)}; bar: p50 within 5 %",
+            f"{ours / bare - 1:+.1%}",
+        )
+
+
+def year_rows() -> None:
+    count, size, took = year.questions()
+    row(
+        f"journal: a year, {year.SESSIONS:,} sessions of an hour with {len(year.RIGS)} rigs",
+        f"{count:,} records, {size / 1e6:.0f} MB",
+        "bar: 1 GB",
+        "",
+    )
+    for what, seconds in took.items():
+        row(f"`rigsync {what}` of that year", milliseconds(seconds), "beside `import sqlite3`; bar: 300 ms", "")
+
+
 ATTACKS = {
     "nothing": ("nothing, over UDP", "udp", strangers.FLOODED),
     "lists": ("`[[],[],...]` of 59 MB", "tcp", strangers.TIMES * strangers.LARGE),
@@ -289,9 +320,13 @@ ROWS = {
     "osc": osc_rows,
     "zmq": zmq_rows,
     "mqtt": mqtt_rows,
+    "journal": journal_rows,
+    "year": year_rows,
     "strangers": stranger_rows,
 }
 """What may be named on the command line, to measure that alone: `python -m benchmarks push hub`."""
+APART = {"strangers", "year"}
+"""What takes some minutes by itself."""
 
 
 def main(names: list[str]) -> None:
@@ -299,7 +334,7 @@ def main(names: list[str]) -> None:
         sys.exit(f"no rows are called {', '.join(unknown)}; choices: {', '.join(ROWS)}")
     print(f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores\n", file=sys.stderr)
     print("| what | rigsync | held against, same run | ratio |\n| --- | --- | --- | --- |", flush=True)
-    for name in names or [name for name in ROWS if name != "strangers"]:
+    for name in names or [name for name in ROWS if name not in APART]:
         ROWS[name]()
 
 

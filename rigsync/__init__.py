@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from rigsync.errors import WrongRig as WrongRig
     from rigsync.hub import events as events
     from rigsync.hub.timers import Timer as Timer
+    from rigsync.journal.query import Journal as Journal
     from rigsync.rig.rig import Rig as Rig
     from rigsync.runtime.hub import Hub as Hub
 
@@ -118,6 +119,7 @@ _MODULES = {
     ],
     "hub": ["events"],
     "hub.timers": ["Timer"],
+    "journal.query": ["Journal"],
     "rig.rig": ["Rig"],
     "runtime.hub": ["Hub"],
 }

@@ -30,7 +30,7 @@ from processes import LONG, FakeAlyx, IblutilServer, RigProgram, free_port, iblu
 
 import rigsync
 from rigsync import PushResult, cli
-from rigsync.cli import children, log, push
+from rigsync.cli import children, logs, push
 from rigsync.cli.outcomes import answer_in_words
 from rigsync.config.files import user_config_file
 from rigsync.core import messages
@@ -160,11 +160,20 @@ def test_a_command_loads_neither_another_command_nor_iblutil(commands: Commands,
     assert "rigsync.cli.options" in imported
     others = {f"rigsync.cli.{other}" for other in cli.COMMANDS if other not in (name, "push")}
     assert not imported & {"iblutil", "numpy", *others}  # the words of a command line are read by push
-    if name in ("push", "call", "rehearse", "run", "check"):  # which load the coordinator when they connect
+    if name in (
+        "push",
+        "call",
+        "rehearse",
+        "run",
+        "check",
+        "start",
+        "stop",
+        "interrupt",
+    ):  # which load the coordinator when they connect
         assert not imported & {"asyncio", "rigsync.coordinator.coordinator", "rigsync.rig.rig"}
-    if name not in ("demo", "watch"):  # a table in a pipe is plain
+    if name not in ("demo", "status", "watch"):  # a table in a pipe is plain
         assert "rich" not in imported
-    if name in ("push", "call", "ping", "watch", "doctor"):
+    if name in ("push", "call", "ping", "watch", "doctor", "status", "stop", "interrupt"):
         assert "rigsync.agent.file" not in imported
 
 
@@ -207,7 +216,7 @@ def test_a_misspelt_command_is_guessed(commands: Commands) -> None:
 
 
 def test_an_unknown_command_is_told_the_known_ones(commands: Commands) -> None:
-    known = "the commands are bridge, call, check, demo, doctor, ping, push, rehearse, run, schema, serve, watch"
+    known = f"the commands are {', '.join(cli.COMMANDS)}"
     assert known in commands.run("zzz", status=2).err
 
 
@@ -342,7 +351,7 @@ def test_check_as_json(commands: Commands) -> None:
         "timeout": 10,
         "resend": False,
     }
-    assert commands.json("check") == {"file": "rigs.yaml", "rigs": {"cameras": rig}, "errors": []}
+    assert commands.json("check") == {"file": "rigs.yaml", "rigs": {"cameras": rig}, "alerts": [], "errors": []}
 
 
 def test_check_shows_the_other_rigs_where_one_does_not_resolve(commands: Commands) -> None:
@@ -617,10 +626,10 @@ def test_the_log_keeps_the_lines_of_tracebacks_only() -> None:
         record = logging.LogRecord(
             "rigsync.rig", logging.ERROR, "", 0, "%s", ("two\nlines",), (type(error), error, None)
         )
-    plain, full = log._PlainFormatter(), log._FullFormatter("%(name)s: %(message)s")
+    plain, full = logs._PlainFormatter(), logs._FullFormatter("%(name)s: %(message)s")
     assert plain.format(record) == "Error: two\\nlines"
     moment = time.strftime("%H:%M:%S", time.localtime(record.created))
-    assert log._PlainFormatter(with_time=True).format(record) == f"{moment} Error: two\\nlines"
+    assert logs._PlainFormatter(with_time=True).format(record) == f"{moment} Error: two\\nlines"
     assert full.format(record) == "rigsync.rig: two\\nlines\nValueError: \\x1b[2Jlost"
 
 

@@ -59,10 +59,16 @@ INSIDE = {
 
 BY_NAME = {
     "rigsync": "its public names, which are loaded when they are asked for",
-    "rigsync.cli.bridge_classes": "the bridge that is asked for, whose library may not be installed; agents' files",
+    "rigsync.alerts.alerting": "what sends alerts, only where there are some",
+    "rigsync.cli.bridge_classes": "the bridge that is asked for, whose library may not be installed",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
+    "rigsync.cli.following": "rich, where there is a terminal",
+    "rigsync.cli.log": "what fetches the journals of rigs, where that is asked for",
     "rigsync.cli.tables": "rich, where there is a terminal",
     "rigsync.net.endpoint": "the lines at brokers, whose library may not be installed",
+    "rigsync.journal.writer": "SQLite, which the writer's thread loads",
+    "rigsync.journal.query": "pandas, where a frame is asked for",
+    "rigsync.rig.journaling": "what tells a rig's journal, once somebody asks for it",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",
     "rigsync.coordinator.stand_ins": "what finds the class for a rig that is a program, only where there is such a rig",
 }
@@ -353,7 +359,7 @@ def test_each_module_has_one_place() -> None:
             "coordinator imports rig, which stands beside",
         ),
         ("rigsync.rig.rig", "from ..coordinator.service import RigServices", "rig imports coordinator"),
-        ("rigsync.rig.rig", "def f():\n    from rigsync import journal", "rig imports journal"),
+        ("rigsync.rig.rig", "def f():\n    from rigsync import agent", "rig imports agent"),
         ("rigsync.rig.rig", "if TYPE_CHECKING:\n    import rigsync.cli.push as p", "rig imports cli"),
         ("rigsync.rig.rig", "try:\n    import rigsync.web\nexcept ImportError:\n    pass", "rig imports web"),
         ("rigsync.agent.checks", "from rigsync.cli import main", "agent imports cli"),

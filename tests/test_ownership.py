@@ -21,7 +21,6 @@ from processes import LONG, Program, RigProgram, port_of, until
 from rigsync import Auxiliaries, BusyError, ConfigError, ExpStatus, PushError, RemoteError, Rig, Timing
 from rigsync.cli.watching import in_charge
 from rigsync.config.rigs import rigs_from
-from rigsync.coordinator.links import this_program
 from rigsync.core import messages
 from rigsync.core.arguments import compose
 from rigsync.core.clock import StampClock
@@ -30,6 +29,7 @@ from rigsync.core.peer import FAREWELLS
 from rigsync.core.responder import Responder
 from rigsync.net import relay
 from rigsync.net.relay import relay_before
+from rigsync.runtime.program import this_program
 
 REFERENCE = "2026-03-01_2_mouse"
 OTHER = "2026-03-01_3_mouse"

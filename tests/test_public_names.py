@@ -30,7 +30,7 @@ PROMISED = {
     *("BusyError", "Cancelled", "RigRestarted", "RigsMissing", "ClockEstimate", "Start"),
     *("Experiment", "ExperimentError", "RigFailure"),
     *("Progress", "UnknownStream"),
-    *("Hub", "Timer", "events", "UnknownEvent"),
+    *("Hub", "Timer", "events", "UnknownEvent", "Journal"),
 }
 
 

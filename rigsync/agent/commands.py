@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import cast
 
 from rigsync.agent.aside import Aside
@@ -130,8 +130,11 @@ class Commands:
         on_line: Callable[[Child, str], None],
         on_exit: Callable[[Child, Exit], None],
         stop: Stop = GENTLE,
+        gives_way: bool = False,
     ) -> Child:
         """Start a command; text is a line for the shell. A thread of its own passes on its output and its end.
+
+        One that gives way has a low priority.
 
         Raises
         ------
@@ -156,6 +159,7 @@ class Commands:
             on_line=lambda line: on_line(child, line),
             on_exit=over,
             rig=self._rig,
+            gives_way=gives_way,
         )
         # Before it starts: an interrupt that comes meanwhile has to find it.
         with self._none_left:
@@ -256,6 +260,15 @@ def fitting(last_lines: Sequence[str], room: int) -> list[str]:
             break
         lines.insert(0, line)
     return lines
+
+
+def last_words(children: Iterable[Child]) -> str:
+    """Return the last lines of commands that run, as the end of a sentence."""
+    words = ""
+    for child in children:
+        if lines := child.process.last_lines:
+            words += f"; last lines of {child.label}: {' | '.join(fitting(lines, LONGEST_REASON))}"
+    return words
 
 
 def output_of(ended: Exit) -> str:

@@ -11,12 +11,10 @@ from itertools import pairwise
 from rigsync._text import size_text
 from rigsync.agent.aside import Aside, DriveHangs
 from rigsync.agent.checks import free_bytes
-from rigsync.core.notices import FAILURE, RECOVERED
+from rigsync.core.notices import FAILURE, FREE_DISK, RECOVERED
 
 INTERVAL = 1.0
 """Seconds between two looks."""
-KEY = "free_disk"
-"""Key of the notices about it."""
 ITEM = "free disk"
 """Its item of progress."""
 SHORT = 120.0
@@ -131,7 +129,7 @@ class Disk:
                 f"the disk of {self._path!r} is nearly full: {self._space.described()}; move data away, or end the "
                 f"experiment{self._last_lines()}"
             )
-        self._tell_of(FAILURE if is_short else RECOVERED, KEY, problem)
+        self._tell_of(FAILURE if is_short else RECOVERED, FREE_DISK, problem)
 
     def _is_full(self) -> str:
         return f"the disk of {self._path!r} is full: {self._space.described()}"

@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ import rigsync.runtime  # noqa: F401
 from rigsync.agent.file import AgentFile
 from rigsync.agent.template import OF_THE_SESSION, SubstitutionError, Template
 from rigsync.agent.values import Values
+from rigsync.runtime.disk_writer import DiskWriter, WaitingRoom
 
 _logger = logging.getLogger("rigsync.agent")
 
@@ -27,8 +29,6 @@ _NEWEST = 2
 
 MOST_WAITING = 4 << 20
 """Most bytes of lines that wait for the disk. Lines beyond that are lost, and counted."""
-SLOW = 5.0
-"""Seconds after which a disk that has not taken a line is reported as hanging."""
 CLOSE_LIMIT = 2.0
 """Seconds for the disk to take the last lines."""
 
@@ -61,15 +61,10 @@ class SessionLog:
 
     def __init__(self, folder: str | os.PathLike[str], name: str, keep: int, max_size: int):
         self._folder, self._name, self._keep, self._max_size = Path(folder), name, keep, max_size
-        self._news = threading.Condition()
-        self._waiting: deque[bytes] = deque()
-        self._room = MOST_WAITING
-        self._lost = 0
-        self._busy_since: float | None = None
-        """When the thread began its present write."""
-        self._is_told_slow = False
-        self._writer: threading.Thread | None = None
-        self._is_closed = False
+        self._putting = threading.Lock()
+        self._waiting: WaitingRoom[bytes] = WaitingRoom(sys.maxsize, MOST_WAITING)
+        self._thread = DiskWriter("rigsync-session-log", self._work, self._tell_slow)
+        self._is_told_slow = self._is_closed = False
         # For the thread alone:
         self._file: IO[bytes] | None = None
         self._size = 0
@@ -89,42 +84,26 @@ class SessionLog:
 
         Line ends in it are escaped, so that nobody can forge further lines.
         """
-        with self._news:
+        with self._putting:
             if self._is_closed:
                 return
             data = _stamped(line)
-            if len(data) > self._room or not self._has_writer():
-                self._lost += 1
-            else:
-                self._room -= len(data)
-                self._waiting.append(data)
-                self._news.notify_all()
-            is_slow = self._busy_since is not None and time.monotonic() - self._busy_since > SLOW
-        if is_slow:
-            self._tell_slow()
+            if not self._thread.start():
+                self._waiting.lost += 1
+            elif self._waiting.put(data, len(data)) and not self._thread.is_knocked:
+                self._thread.knock()
+        self._thread.look()
 
     def close(self) -> None:
         """Wait until all is written, 2 s at most; ignore later lines. May be called again."""
-        with self._news:
+        with self._putting:
             self._is_closed = True
-            self._news.notify_all()
-        if self._writer:
-            self._writer.join(CLOSE_LIMIT)
-            if self._writer.is_alive():
-                self._tell_slow()
-
-    def _has_writer(self) -> bool:
-        if self._writer is None:
-            writer = threading.Thread(target=self._run, name="rigsync-session-log", daemon=True)
-            try:
-                writer.start()
-            except RuntimeError:  # the system gives no more threads
-                return False
-            self._writer = writer
-        return True
+        self._thread.end()
+        if not self._thread.join(CLOSE_LIMIT):
+            self._tell_slow()
 
     def _tell_slow(self) -> None:
-        with self._news:
+        with self._putting:
             is_told, self._is_told_slow = self._is_told_slow, True
         if not is_told:
             text = "the log %s cannot be written: its drive does not answer; lines may be lost, the experiment goes on"
@@ -132,25 +111,15 @@ class SessionLog:
 
     # ----------------------------------------------------------------------------------------- on the log's thread
 
-    def _run(self) -> None:
-        lines, lost = self._next()
-        while lines:
+    def _work(self, is_last: bool) -> None:
+        lost = self._waiting.take_lost()  # while there was no room: after all that waits
+        if lines := deque(self._waiting.take(sys.maxsize)):
             self._put(lines)
-            self._missing += lost
-            lines, lost = self._next()
-        if self._missing:
-            self._put(lines)
-        self._shut()
-
-    def _next(self) -> tuple[deque[bytes], int]:
-        """Wait for lines; return all of them, none at the end, and how many were lost after them."""
-        with self._news:
-            self._busy_since = None
-            self._news.wait_for(lambda: self._waiting or self._is_closed)
-            taken = self._waiting, self._lost
-            self._waiting, self._lost, self._room = deque(), 0, MOST_WAITING
-            self._busy_since = time.monotonic()
-            return taken
+        self._missing += lost
+        if is_last:
+            if self._missing:
+                self._put(lines)
+            self._shut()
 
     def _put(self, lines: deque[bytes]) -> None:
         try:

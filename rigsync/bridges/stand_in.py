@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from rigsync._text import one_line
-from rigsync.config.programs import FIELDS, ID, MESSAGE, ProgramRig, filled
+from rigsync.config.programs import FIELDS, ID, MESSAGE, ProgramRig
+from rigsync.config.templates import filled
 from rigsync.core import agenda
 from rigsync.core.agenda import Agenda
 from rigsync.core.clock import StampClock

@@ -23,17 +23,27 @@ from rigsync.cli.options import verbose_option
 from rigsync.errors import ConfigError, RigsyncError, UnknownRig
 
 COMMANDS = {
+    "alert": "Show who is told of what, and try it.",
     "bridge": "Let other programs command rigs, and tell them what happens.",
     "call": "Call a command of one rig, and show the value that it returns.",
     "check": "Check a configuration, and look up every rig's address.",
     "demo": "Run a whole experiment with rigs on this computer.",
     "doctor": "Find out what is wrong with rigs, and what to do.",
+    "interrupt": "Stop all rigs at once, whoever is in charge.",
+    "log": "Show what happened, in the last session or any other.",
+    "metadata": "Write a session's description and tables into its folder.",
     "ping": "Probe rigs again and again, and show whether they answer.",
     "push": "Send one message to the rigs, and show their answers.",
     "rehearse": "Have all rigs record for some seconds, to try them.",
+    "report": "Write the report of a session as a page of HTML.",
     "run": "Run a command as an experiment on all rigs.",
     "schema": "Print the JSON Schema of rigs.yaml, or an agent's file.",
     "serve": "Serve as the rig of a file, or as one that answers everything.",
+    "sessions": "List the sessions, a line for each.",
+    "start": "Begin a session by hand: all rigs record, or none.",
+    "status": "Show how the rigs are now.",
+    "stop": "End a session: all rigs stop, and clean up.",
+    "transfers": "Show what agents still have to do after sessions.",
     "watch": "Show the state of the rigs while it changes.",
 }
 """The commands with their short help. Each is the function `command` of the module of that name."""

@@ -15,6 +15,7 @@ from rigsync.agent.checks import missing_programs
 from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
 from rigsync.agent.keys import REFUSE
 from rigsync.agent.template import Template
+from rigsync.cli.alert_problems import document_of, tell_problems
 from rigsync.cli.bridge_classes import shown
 from rigsync.cli.output import write_json
 from rigsync.cli.tables import print_table
@@ -37,7 +38,7 @@ def check_agent_file(path: str, as_json: bool) -> int:
     missing = missing_programs(_programs(file))
     if as_json:
         write_json({"file": path, "agent": _document(file), "missing_programs": missing, "errors": []})
-        return int(bool(missing))
+        return int(bool(missing) or bool(tell_problems(file.alerts)))
     lease = f"interrupts after a lease of {file.lease:g} s" if file.lease else "has no lease"
     main_sync = ", records the main sync signal" if file.main_sync else ""
     click.echo(printable(f"{path}: the rig {file.name} listens at {file.listen}, {lease}{main_sync}"), err=True)
@@ -48,7 +49,7 @@ def check_agent_file(path: str, as_json: bool) -> int:
             "correct its name or PATH",
             err=True,
         )
-    return int(bool(missing))
+    return int(bool(missing) or bool(tell_problems(file.alerts)))
 
 
 def mistake_document(error: ConfigError) -> dict[str, Any]:
@@ -86,12 +87,21 @@ def _rows(file: AgentFile) -> Iterator[list[str]]:
         yield ["EXPEND", "verify", f"{file.verify.files} has settled", f"{file.verify.settled_within:g} s"]
     if file.validate:
         yield ["EXPEND", "validate", _shown(file.validate.command), f"{file.validate.timeout:g} s"]
+    if file.finish:
+        for step in file.finish.steps:
+            yield ["afterwards", "run", _shown(step.command), f"{step.timeout:g} s"]
+        how = f"after {' or '.join(file.finish.after)}, {file.finish.at_once} at once"
+        yield ["afterwards", "finish", f"{how}; while another session records: {file.finish.while_recording}", ""]
+        yield ["afterwards", "queue", str(file.queue_folder), ""]
     for name, text in _differing(file).items():
         yield ["rehearsal", "stands for", f"{{{name}}} = {text}", ""]
     yield ["always", "log", str(file.logs_folder), ""]
     for name, options in shown(file.bridges).items():
         places = [options.get(key) for key in ("name", "from", "listen", "pub", "rep", "broker")]
         yield ["always", "tell", f"{name}: {', '.join([*filter(None, places), *options.get('to', ())])}", ""]
+
+    for alert in file.alerts:
+        yield ["always", "alert", f"{alert.way.what}: {', '.join(alert.on)}", ""]
 
 
 def _steps(action: Action) -> Iterator[tuple[str, str, str]]:
@@ -122,10 +132,13 @@ def _differing(file: AgentFile) -> dict[str, str]:
 
 
 def _document(file: AgentFile) -> dict[str, Any]:
-    found = _plain(dataclasses.replace(file, rehearsal=None))
+    found = _plain(dataclasses.replace(file, rehearsal=None, alerts=()))
     found["rehearsal"] = _differing(file) or None
     found["logs"]["folder"] = str(file.logs_folder)
+    found["alerts"] = list(map(document_of, file.alerts))
     found["bridges"] = _plain(shown(file.bridges))
+    if file.finish:
+        found["finish"]["queue"] = str(file.queue_folder)
     return {
         "experiment_description" if name == "description" else name: value
         for name, value in found.items()

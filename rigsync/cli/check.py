@@ -13,12 +13,14 @@ from rigsync import ConfigError, RigConfig, Rigs
 from rigsync._text import printable
 from rigsync.agent.keys import is_agent_file
 from rigsync.cli.agent_file import check_agent_file, mistake_document
+from rigsync.cli.alert_problems import document_of, tell_problems
 from rigsync.cli.live import check_live
 from rigsync.cli.logs import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import write_json
 from rigsync.cli.rigs import located, read, rigs_of_file
 from rigsync.cli.tables import print_table
+from rigsync.config.alerts import Alert
 from rigsync.core.rigs import Address
 from rigsync.net.resolve import resolve
 
@@ -35,7 +37,8 @@ def command(file: str | None, live: bool, reference: str | None, rigs_file: str 
 
     Without FILE, it reads the file that the other commands take. It sends nothing to any rig. FILE may also be an
     agent's: then it shows what the agent would do at each message, and runs nothing. If one of its programs is not on
-    this computer, the exit status is 1. Every mistake is shown with file, line and key, and the exit status is 2.
+    this computer, or an alert cannot be told from here, the exit status is 1. Every mistake is shown with file, line
+    and key, and the exit status is 2.
 
     With --live, it asks every rig whether all is there that its EXPINIT requires: room on the disk, files, folders and
     programs. That changes nothing, and may be done during a session. It prints a line for each rig. The exit status is
@@ -57,7 +60,7 @@ def command(file: str | None, live: bool, reference: str | None, rigs_file: str 
         rigs = read(file) if file else rigs_of_file(rigs_file)
     except ConfigError as fault:
         if as_json:
-            _print_json(fault.file, {}, {}, fault.errors)
+            _print_json(fault.file, {}, {}, fault.errors, ())
         raise
     addresses, errors = _look_up(rigs)
     status = 0
@@ -65,9 +68,10 @@ def command(file: str | None, live: bool, reference: str | None, rigs_file: str 
         there = replace(rigs, rigs={name: rigs.rigs[name] for name in addresses})
         status = check_live(there, reference, list(map(mistake_document, errors)) if as_json else None)
     elif as_json:
-        _print_json(rigs.source, rigs.rigs, addresses, errors)
+        _print_json(rigs.source, rigs.rigs, addresses, errors, rigs.alerts)
     else:
         _print_table(rigs, addresses)
+    status = max(status, tell_problems(rigs.alerts))
     for error in errors:
         click.echo(f"Error: {printable(str(error))}", err=True)
     return 2 if errors else status
@@ -121,7 +125,11 @@ def _print_table(rigs: Rigs, addresses: dict[str, str]) -> None:
 
 
 def _print_json(
-    file: str | None, rigs: Mapping[str, RigConfig], addresses: dict[str, str], errors: Iterable[ConfigError]
+    file: str | None,
+    rigs: Mapping[str, RigConfig],
+    addresses: dict[str, str],
+    errors: Iterable[ConfigError],
+    alerts: Iterable[Alert],
 ) -> None:
     documents = {
         name: {
@@ -133,4 +141,5 @@ def _print_json(
         }
         for name, rig in rigs.items()
     }
-    write_json({"file": file, "rigs": documents, "errors": list(map(mistake_document, errors))})
+    told = {"alerts": list(map(document_of, alerts)), "errors": list(map(mistake_document, errors))}
+    write_json({"file": file, "rigs": documents, **told})

@@ -8,12 +8,8 @@ from time import perf_counter
 from typing import Any
 
 import rigsync
-from rigsync.cli.output import compact
-from rigsync.core.enums import ExpStatus
+from rigsync.cli.answers import words_of
 from rigsync.errors import PushError, RemoteError, RigError
-
-CONSTANT_FIELDS = {"main_sync", "experiment_description", "master", "rig_version", "spec_version"}
-"""Keys that iblrig's task code expects in every answer. Their values never change."""
 
 
 def timed_push(
@@ -59,21 +55,7 @@ def answer_in_words(result: rigsync.PushResult, rig: str) -> str:
 
     An answer of another shape, which rigs of the iblutil dialect may give, is returned as JSON.
     """
-    answer = answer_of(result.message, result[rig])
-    information = answer[-1] if answer else None
-    if result.message == "EXPSTATUS" and len(answer) == 1:
-        information = {"status": information}
-    if not isinstance(information, dict):
-        return compact(answer)
-    try:
-        status = ExpStatus(information["status"]).name
-    except (KeyError, TypeError, ValueError):
-        return compact(answer)
-    reference = information.get("exp_ref")
-    shown = {*CONSTANT_FIELDS, "status", "exp_ref", "unconfirmed"}
-    added = {name: value for name, value in information.items() if name not in shown}
-    told = [reference if isinstance(reference, str) else compact(reference)] if reference else []
-    return " ".join([status, *told, *([compact(added)] if added else [])])
+    return words_of(result.message, answer_of(result.message, result[rig]))
 
 
 def failure_in_words(error: RigError) -> str:

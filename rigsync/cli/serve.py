@@ -15,7 +15,8 @@ import click
 
 from rigsync import ConfigError, Rig, load_rigs
 from rigsync.agent.agent import Agent
-from rigsync.agent.file import AgentFile, check_distinct_agents, read_agent_file
+from rigsync.agent.distinct import check_distinct_agents
+from rigsync.agent.file import AgentFile, read_agent_file
 from rigsync.cli import completion
 from rigsync.cli.bridge_classes import classes_of, made
 from rigsync.cli.logs import background_logging
@@ -100,7 +101,7 @@ def command(names: tuple[str, ...], uri: str, until_eof: bool, as_json: bool, **
     level = logging.WARNING if as_json else logging.INFO
     show = _print_as_json if as_json else _print
     with usage_errors():
-        rig = PracticeRig(name, uri, show, **options)
+        rig = PracticeRig(name, uri, show, journal=True, **options)
     with background_logging(level):
         run_rigs([rig], announce)
     end_interrupted_line()

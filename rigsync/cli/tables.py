@@ -37,3 +37,12 @@ def plain_lines(columns: Row, rows: Sequence[Row], right: Collection[str] = ()) 
         for row in table
     )
     return [line.rstrip() for line in aligned]
+
+
+def write_marked(line: str, style: str) -> None:
+    """Print a line, whatever characters it has; on a terminal in one of rich's styles, or none for an empty one."""
+    text = printable(line)
+    if style and on_terminal():
+        import_module("rigsync.cli.terminal").print_styled(text, style)
+    else:
+        write_lines(text)

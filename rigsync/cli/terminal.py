@@ -46,5 +46,10 @@ def rich_table(columns: Row, rows: Iterable[Row], right: Collection[str] = ()) -
     return table
 
 
+def print_styled(text: str, style: str) -> None:
+    """Print a line in a style of rich; the terminal itself breaks it where it is too long."""
+    console().print(Text(text, style), soft_wrap=True)
+
+
 def console() -> Console:
     return Console(file=sys.stdout, highlight=False)

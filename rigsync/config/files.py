@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rigsync.config.address import parse_broker
+from rigsync.config.alerts import ALERTS, Alert, alerts_of
+from rigsync.config.journal import JOURNAL, JournalSettings, journal_of
 from rigsync.config.programs import CURVE_KEY
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
 from rigsync.config.schema import (
@@ -27,6 +29,7 @@ from rigsync.config.schema import (
     under,
 )
 from rigsync.config.yaml import document_node, located, map_of
+from rigsync.core.session_paths import check_place
 from rigsync.core.timing import DEFAULT_TIMING, MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
 
@@ -139,6 +142,13 @@ _RIGS = Table(
             required=True,
         ),
         "bridges": Key(_BRIDGES, "What rigsync bridge starts.", default={}),
+        "journal": JOURNAL,
+        "report": Key(text(1000), "The folder for a report of each session, written at its end (docs/report.md)."),
+        "alerts": Key(ALERTS, "Who is told of what, while this program commands an experiment.", default=[]),
+        "metadata": Key(
+            text(1000),
+            "The folder of a session for its metadata, written at its end, such as D:/data/{session_path}.",
+        ),
     }
 )
 _FLAT = mapping(
@@ -167,6 +177,17 @@ def bridges_of(found: Known, folder: Path) -> dict[str, Any]:
         with under("bridges.mqtt.broker"):
             parse_broker(found["mqtt"]["broker"])
     return bridges
+
+
+def _metadata_of(folder: str | None, there: Path) -> str | None:
+    """Return the folder of a session, in which variables stand; a relative one begins in the file's folder."""
+    if folder is None:
+        return None
+    try:
+        check_place(folder)
+    except ValueError as error:
+        raise ConfigError(str(error), key="metadata") from error
+    return str(there.absolute() / folder)
 
 
 def load_rigs(path: str | os.PathLike[str]) -> Rigs:
@@ -203,6 +224,9 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
     with mistakes:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
         timing, bridges = DEFAULT_TIMING, {}
+        journal: JournalSettings | None = JournalSettings()
+        report = metadata = None
+        alerts: tuple[Alert, ...] = ()
         if all(key.value != "rigs" for key, _ in node.value):
             found = _FLAT.read(map_of(node, lines, mistakes, "rigs"), "rigs", mistakes)
         else:
@@ -212,7 +236,16 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             found = whole["rigs"]
             with mistakes:
                 bridges = bridges_of(whole["bridges"], Path(file).parent)
-        rigs = Rigs(rigs_of(found, mistakes, os.path.dirname(file)), timing, source=file, bridges=bridges)
+            with mistakes:
+                journal = journal_of(whole["journal"], Path(file).parent)
+            report = None if whole["report"] is None else Path(file).parent.absolute() / whole["report"]
+            with mistakes:
+                alerts = alerts_of(whole["alerts"], Path(file).parent, mistakes)
+            with mistakes:
+                metadata = _metadata_of(whole["metadata"], Path(file).parent)
+        parts: dict[str, Any] = {"bridges": bridges, "journal": journal, "report": report, "alerts": alerts}
+        parts["metadata"] = metadata
+        rigs = Rigs(rigs_of(found, mistakes, os.path.dirname(file)), timing, source=file, **parts)
         if not mistakes:
             return rigs, lines
     raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__

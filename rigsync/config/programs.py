@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from rigsync._text import close_match, shortened
+from rigsync._text import shortened
 from rigsync.config.address import parse_uri
 from rigsync.config.schema import Key, Kind, Known, Mistakes, Table, either, free, listing, scalar, text, under
+from rigsync.config.templates import wrong_fields
 from rigsync.core.enums import ExpMessage
 from rigsync.core.rigs import Address, RigConfig
 from rigsync.errors import ConfigError
@@ -30,7 +30,7 @@ _EXAMPLES = {OSC: '[/exp/start, "{exp_ref}"]', ZMQ: '{command: start, session: "
 CURVE_KEY = text(40, r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}", "a public key, 40 characters in quotes")
 """A public key of ZeroMQ."""
 _ENDS = ("EXPEND", "EXPINTERRUPT")
-_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_FAMILY = (MESSAGE, "for what the message's data have by that name")
 _TEMPLATE = either(
     {list: listing(scalar(), 1), dict: Kind(free().read, {"type": "object"})},
     f"a list, such as {_EXAMPLES[OSC]}, or a map, such as {_EXAMPLES[ZMQ]}",
@@ -184,43 +184,5 @@ def _problems(template: Any, key: str, protocol: str) -> Iterator[ConfigError]:
         problem = f"an OSC message begins with an address, such as /exp/start, not with {shortened(template[0], 80)}"
         yield ConfigError(problem, key=f"{key}[0]")
     else:
-        yield from _wrong_fields(template, key, known)
-
-
-def _wrong_fields(template: Any, key: str, known: tuple[str, ...]) -> Iterator[ConfigError]:
-    if isinstance(template, dict):
-        for name, value in template.items():
-            yield from _wrong_fields(value, f"{key}.{name}", known)
-    elif isinstance(template, (list, tuple)):
-        for index, value in enumerate(template):
-            yield from _wrong_fields(value, f"{key}[{index}]", known)
-    for token in _TOKEN.finditer(template) if isinstance(template, str) else ():
-        name = token[1]
-        if name is None and len(token[0]) == 1:
-            problem = f"a {token[0]!r} without its counterpart; fields are written {{exp_ref}}, braces {{{{ and }}}}"
-            yield ConfigError(problem, key=key)
-        elif name is not None and name not in known and not (known and re.fullmatch(rf"{MESSAGE}[\w-]+", name)):
-            if known:
-                more = f"{MESSAGE}KEY for what the message's data have by that name"
-                told = f"{close_match(name, known)}; the fields here are {', '.join((*known, more))}"
-            else:
-                told = "; a ping has no fields"
-            yield ConfigError(f"unknown field {shortened(name)}{told}", key=key)
-
-
-def filled(template: Any, value_of: Callable[[str], Any]) -> Any:
-    """Return a template with the value of each field in its place. A field alone in its text keeps its type."""
-    if isinstance(template, dict):
-        return {name: filled(value, value_of) for name, value in template.items()}
-    if isinstance(template, (list, tuple)):
-        return [filled(value, value_of) for value in template]
-    if not isinstance(template, str):
-        return template
-    if (alone := _TOKEN.fullmatch(template)) and alone[1] is not None:
-        return value_of(alone[1])
-
-    def written(token: re.Match[str]) -> str:
-        value = token[0][0] if token[1] is None else value_of(token[1])
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-    return _TOKEN.sub(written, template)
+        none = "" if known else "a ping has no fields"
+        yield from wrong_fields(template, key, known, _FAMILY if known else ("", ""), none)

@@ -9,11 +9,14 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from rigsync._text import shortened
 from rigsync.config.address import parse_uri
+from rigsync.config.alerts import Alert
+from rigsync.config.journal import JournalSettings
 from rigsync.config.programs import KEYS, program_rig, scheme_of
 from rigsync.config.schema import Key, Known, Mistakes, Table, boolean, choice, number, text, under
 from rigsync.core.rigs import (
@@ -109,6 +112,14 @@ class Rigs:
         message then goes there once for each name.
     bridges : mapping
         The options of each bridge that `rigsync bridge` starts, by its name.
+    journal : JournalSettings, optional
+        The journal that the file asks for; None for none.
+    report : Path, optional
+        The folder for a report at each session's end; None for none.
+    alerts : tuple of Alert
+        Who is told of what by a program that commands an experiment on these rigs.
+    metadata : str, optional
+        The folder of each session for its metadata, with variables such as ``{session_path}``; None for none.
 
     Raises
     ------
@@ -121,6 +132,10 @@ class Rigs:
     source: str | None = None
     may_share: bool = False
     bridges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # with a broker's password
+    journal: JournalSettings | None = None
+    report: Path | None = None
+    alerts: tuple[Alert, ...] = field(default=(), repr=False)
+    metadata: str | None = None
     _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -273,12 +273,12 @@ def choice(words: tuple[str, ...]) -> Kind:
     return Kind(read, {"enum": list(words)})
 
 
-def listing(item: Kind, least: int = 0) -> Kind:
+def listing(item: Kind | Table, least: int = 0, most: int = MOST_ITEMS) -> Kind:
     def read(value: Any, key: str, mistakes: Mistakes) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise _wrong("a list, such as [one, two]", value, key)
-        if not least <= len(value) <= MOST_ITEMS:
-            raise ConfigError(f"expected {least} to {MOST_ITEMS} items, not {len(value)}", key=key)
+        if not least <= len(value) <= most:
+            raise ConfigError(f"expected {least} to {most} items, not {len(value)}", key=key)
         items = []
         for index, each in enumerate(value):
             with mistakes:
@@ -287,7 +287,7 @@ def listing(item: Kind, least: int = 0) -> Kind:
             raise Told
         return tuple(items)
 
-    return Kind(read, {"type": "array", "items": item.schema, "minItems": least, "maxItems": MOST_ITEMS})
+    return Kind(read, {"type": "array", "items": item.schema, "minItems": least, "maxItems": most})
 
 
 def either(kinds: Mapping[type, Kind | Table], expected: str, hint: str = "") -> Kind:

@@ -9,9 +9,10 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping
 from copy import copy
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 from rigsync._text import close_match
+from rigsync.config.journal import Journal
 from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.coordinator.experiment import Experiment
@@ -61,6 +62,8 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
     leave_running : bool
         Whether started rigs go on recording after `close` or the end of the program. By default those that got neither
         EXPEND nor EXPINTERRUPT are interrupted then.
+    journal : bool, str or os.PathLike, optional
+        Where all that happens is kept, as for `Coordinator`.
 
     Raises
     ------
@@ -94,6 +97,7 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
         connect_timeout: float | None = None,
         log_limit: int = 10_000,
         leave_running: bool = False,
+        journal: Journal = None,
     ):
         serves_itself = type(self).listen is not Auxiliaries.listen
         own, log = weakref.ref(self), (WritableLog if serves_itself else ResultLog)(log_limit)
@@ -104,6 +108,7 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
             log=log,
             hub=Hub("auxiliaries", owner="Auxiliaries"),
             pause=lambda: aux.refresh_rate if (aux := own()) else PAUSE,
+            journal=journal,
         )
         self._rigs, self.hub, self._services, self._log = lab.rigs, lab.hub, lab.services, log
         self._reports, self._closing, self._commands = lab._reports, lab._closing, lab._commands
@@ -251,8 +256,7 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
             self._warned.add(ignored)
             logger.warning("%s", ignored)
         asked = Asked(message, known, rigs, timeout, at, delay, patience)
-        outcome: PushResult | PushError | float = self._push(asked, wait)
-        return outcome
+        return cast("PushResult | PushError | float", self._push(asked, wait))
 
     def _push(self, asked: Asked, wait: bool) -> Any:
         if wait:
@@ -343,9 +347,8 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
         """
         limit = checked_timeout(timeout) or 0.0
         self._check_waiting("ping()")
-        replies: dict[str, PingReply | RigError]
-        replies = self.thread.wait_for(lambda: self._lab.ping(*rigs, timeout=limit), limit)
-        return replies
+        told = self.thread.wait_for(lambda: self._lab.ping(*rigs, timeout=limit), limit)
+        return cast("dict[str, PingReply | RigError]", told)
 
     def clear_message_queue(self) -> int:
         """Take back messages that have not been sent yet; return how many. For their rigs they end as `Aborted`.
@@ -398,15 +401,12 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
             return
         await self._closing.stop(self._unfinished)
         if notify_services:
-            try:
-                await services.request(compose(ExpMessage.EXPCLEANUP))
-            except PushError as error:
-                logger.error("closing although %s", error)  # noqa: TRY400 - the text says all
+            await _clean_up(services)
         services.close()
         await comes_true(lambda: not services.is_open, self.hub, [CoordinatorClosed], CLOSE_TIMEOUT)
 
     def close(self) -> None:
-        """Close the links and wait, at most 2 s, for the thread to end. May be called repeatedly.
+        """Close the links and wait, at most 2 s, and 2 s for alerts, for the thread to end. May be called repeatedly.
 
         Raises
         ------
@@ -421,8 +421,9 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
             self.stop_event.set()
             if self.services is None and self._rigs.rigs:  # still looking names up, or failed: no goodbye
                 self.thread.stop()
-            self.thread.join(CLOSE_TIMEOUT)
+            self.thread.join(CLOSE_TIMEOUT + self._closing.alerts.longest_end)
             self.hub.end_workers(max(0.0, end - time.monotonic()) / 2)
+            self._lab.await_journal(max(0.0, end - time.monotonic()) / 2)
 
     # ------------------------------------------------------------------------------------------------ helpers
 
@@ -437,6 +438,13 @@ class Auxiliaries(Lab[Experiment, Rehearsal]):
     def _check_open(self) -> None:
         if not self.is_running or not self._is_created:
             raise self.thread.not_running()
+
+
+async def _clean_up(services: RigServices) -> None:
+    try:
+        await services.request(compose(ExpMessage.EXPCLEANUP))
+    except PushError as error:
+        logger.error("closing although %s", error)  # noqa: TRY400 - the text says all
 
 
 def _known_of(event: ExpMessage, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], str]:

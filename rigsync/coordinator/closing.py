@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from rigsync.alerts.alerting import Alerts
 from rigsync.coordinator.course import Course
 from rigsync.coordinator.failures import Started
 from rigsync.coordinator.push import Push
@@ -32,8 +33,8 @@ UNENDED = {"error": "Closed", "message": "the program that started the rig close
 class Closing:
     """Stops what a coordinator has started, when it closes or is let go, unless that is to go on recording."""
 
-    def __init__(self, services: RigServices, leave_running: bool):
-        self._services, self._leave_running = services, leave_running
+    def __init__(self, services: RigServices, leave_running: bool, alerts: Alerts):
+        self._services, self._leave_running, self.alerts = services, leave_running, alerts
         self._started = Started(services.hub)
 
     def _take_started(self) -> list[str]:
@@ -59,15 +60,25 @@ class Closing:
             return None
 
     async def stop(self, unfinished: Iterable[Course[Any, Any]]) -> None:
-        """Interrupt as `interrupt` does; wait for that, and for the answers to other messages that end a recording."""
+        """Interrupt as `interrupt` does; wait for that, and for the answers to other messages that end a recording.
+
+        Alerts that wait are told then.
+        """
+        await self._stop(unfinished)
+        await self.alerts.finish()
+
+    async def _stop(self, unfinished: Iterable[Course[Any, Any]]) -> None:
         interrupt = self.interrupt(unfinished)  # which has left, whenever this is cancelled
 
+        def goes_on(interrupt: Push) -> bool:  # its outcome is handed over when the journal has it
+            return not interrupt.done and self._services.is_pending(interrupt.request_time)
+
         def is_over() -> bool:
-            return (interrupt is None or interrupt.done) and not self._services.is_ending()
+            return not (interrupt and goes_on(interrupt)) and not self._services.is_ending()
 
         limit = STOP_TIMEOUT + STOP_GRACE if interrupt else STOP_TIMEOUT
         await comes_true(is_over, self._services.hub, [PushCompleted], limit)  # the log tells which have not answered
-        if interrupt and not interrupt.done:
+        if interrupt and goes_on(interrupt):
             reason = "their pause was longer than the time to close"
             logger.error("%s may go on recording: %s", ", ".join(interrupt.rigs), reason)
         elif interrupt and isinstance(outcome := await interrupt.outcome(), PushError):

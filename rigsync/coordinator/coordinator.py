@@ -10,10 +10,14 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
+from rigsync.alerts.alerting import Alerts
+from rigsync.alerts.watch import CoordinatorWatch
+from rigsync.config.journal import Journal
 from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.closing import Closing
 from rigsync.coordinator.commands import Commands
 from rigsync.coordinator.experiment import AsyncExperiment
+from rigsync.coordinator.journaling import recorder_of, reports_of
 from rigsync.coordinator.lab import Lab
 from rigsync.coordinator.push import Push
 from rigsync.coordinator.rehearsal import AsyncRehearsal, Rehearsal
@@ -60,6 +64,9 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         does while the coordinator is open.
     pause : callable, optional
         Returns, at each push, the seconds that an iblutil rig has after its last word; 0.2 by default.
+    journal : bool, str or os.PathLike, optional
+        Where all that happens is kept (docs/journal.md): True for this user's journal, a path for another, False or
+        ``"off"`` for none. By default as the file of rigs says; none for rigs that come from no file.
 
     Raises
     ------
@@ -87,6 +94,7 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         log: ResultLog | None = None,
         hub: Hub | None = None,
         pause: Callable[[], float] = lambda: PAUSE,
+        journal: Journal = None,
     ):
         self.rigs = self._rigs = rigs_from(rigs)
         """The configuration."""
@@ -95,9 +103,13 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         self.connect_timeout = self.rigs.timing.connect_timeout if connect_timeout is None else connect_timeout
         """Seconds to wait for the rigs."""
         self._reports = Reports(self.hub)
-        self.services = self._services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause)
+        self._recorder = recorder_of(self.hub, self.rigs, journal, lambda: services)  # before the others
+        self._session_reports = reports_of(self.hub, self.rigs, self._recorder)
+        services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause, recorder=self._recorder)
+        self.services = self._services = services
         """The rigs by name, with the members of iblutil's `Services`."""
-        self._closing = Closing(self.services, leave_running)
+        self._alerts = Alerts(self.hub, self.rigs.alerts, CoordinatorWatch())
+        self._closing = Closing(self.services, leave_running, self._alerts)
         self._send, self._commands = self.services.push, Commands(self.services, self.rigs)
         self._unfinished, self._made = set(), weakref.WeakSet()
         self._let_go: weakref.finalize[Any, Any] | None = None
@@ -145,13 +157,17 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
             self._runs_hub = True
         try:
             await self.services.open()
+            self._alerts.open()
         except BaseException:
             if self._runs_hub:
                 self.hub.end()
             raise
 
     async def close(self) -> None:
-        """Interrupt what was started and not ended, say goodbye to the rigs, and close the links; repeatedly."""
+        """Interrupt what was started and not ended, say goodbye to the rigs, and close the links; repeatedly.
+
+        Alerts that wait are tried once more, for 2 s at most.
+        """
         if self._let_go:
             self._let_go.detach()
         for experiment in list(self._made):
@@ -165,8 +181,19 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
             self.services.close()
             if self._runs_hub:
                 self.hub.end()
+            if self._recorder:
+                await asyncio.get_running_loop().run_in_executor(None, self._recorder.await_written)
+            if self._session_reports:
+                await asyncio.get_running_loop().run_in_executor(None, self._session_reports.await_written)
             signals.give_back()
         signals.act(None)
+
+    def await_journal(self, limit: float) -> None:
+        """Wait some seconds, after the end, until the journal has all, and the last report is written; off the loop."""
+        if self._recorder:
+            self._recorder.await_written(limit)
+        if self._session_reports:
+            self._session_reports.await_written()
 
     async def __aenter__(self) -> Coordinator:
         return await self.open()

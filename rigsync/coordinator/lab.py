@@ -103,7 +103,7 @@ class Lab(Generic[_Experiment, _Rehearsed]):
     @property
     def views(self) -> dict[str, RigView]:
         """How each rig is now, by name, in their order."""
-        return {name: self._services.view(name) for name in self._services}
+        return self._services.views()
 
     @overload
     def on(self, event: type[events.Event] | str, callback: Callable[[Any], object]) -> Callable[[], None]: ...

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
-import os
 import secrets
-import sys
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from rigsync._text import one_line
 from rigsync.config.rigs import Rigs
 from rigsync.coordinator.pings import Pings
 from rigsync.coordinator.results import PingReply, PushResult, ResultLog, draw_request_time
 from rigsync.coordinator.rules import LogRules
+from rigsync.coordinator.settling import Settling
 from rigsync.coordinator.view import RigView, Views
 from rigsync.coordinator.ways import Ways
 from rigsync.core.clock import StampClock
@@ -28,7 +26,6 @@ from rigsync.core.events import (
     CoordinatorOpened,
     Event,
     MessageReceived,
-    ProbeAnswered,
     PushCompleted,
     PushDecided,
 )
@@ -37,12 +34,14 @@ from rigsync.core.lifecycle import ENDS
 from rigsync.core.messages import Message, Verb
 from rigsync.core.orders import Order
 from rigsync.core.peer import Peer
-from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, Address, is_pause
+from rigsync.core.rigs import LONGEST_PAUSE, PAUSE, is_pause
 from rigsync.errors import Aborted, NotRunning, PushError, RigError
+from rigsync.journal.recorder import Recorder
 from rigsync.net.endpoint import Endpoint, stamp_clock
 from rigsync.runtime.callbacks import guarded, runs_here
 from rigsync.runtime.conditions import Arrivals, Latch
 from rigsync.runtime.hub import Hub
+from rigsync.runtime.program import this_program
 
 wait_logger = logging.getLogger("rigsync.wait")
 
@@ -50,21 +49,6 @@ Outcome = PushResult | PushError
 
 FIRST_WORD = 2.0
 """Seconds of waiting for a push after which it is said for whom; then again whenever it has lasted twice as long."""
-LONGEST_SCRIPT = 40
-"""Characters of a script's name that rigs are told."""
-
-_STARTED = time.strftime("%H:%M:%S")
-"""When this program began with rigsync."""
-
-
-def this_program() -> str:
-    """Return which program this is: the name of its script, and never its arguments, which may hold secrets."""
-    path = next(iter(getattr(sys, "argv", ())), "")
-    if os.path.basename(path) == "__main__.py":  # of a package
-        path = os.path.dirname(path)
-    name = os.path.basename(path)
-    shown = "python" if name in ("", "-c") else one_line(name)[:LONGEST_SCRIPT]
-    return f"{shown}, pid {os.getpid()}, started {_STARTED}"
 
 
 @dataclass(slots=True)
@@ -107,6 +91,8 @@ class Links:
         Where events are told, while it runs; by default one of its own, which runs while the services are open.
     pause : callable, optional
         Returns, at each push, the seconds that an iblutil rig has after its last word.
+    recorder : Recorder, optional
+        Records what the hub tells: a step of an experiment, and what has failed, before who waits for it goes on.
     """
 
     def __init__(
@@ -116,6 +102,7 @@ class Links:
         log: ResultLog | None = None,
         hub: Hub | None = None,
         pause: Callable[[], float] = lambda: PAUSE,
+        recorder: Recorder | None = None,
     ):
         self._timeout: float | None = None  # each rig's own, unless somebody sets one for all
         self._longest_timeout = max((config.timeout for config in rigs.rigs.values()), default=10.0)
@@ -138,8 +125,9 @@ class Links:
         self._pending: dict[float, _Pending] = {}
         self._settling: dict[float, tuple[_Pending | None, Outcome]] = {}
         """Pushes that are completed, and of which subscribers are being told; then who waits is."""
+        self._settled = Settling(recorder, self.on_loop)
         self._ways = Ways(rigs, self.hub)
-        self._pings = Pings(self.hub, self._ping_reply, lambda rig: str(rigs.rigs[rig].address))
+        self._pings = Pings(self, lambda rig: str(rigs.rigs[rig].address))
         self._views = Views(self.hub)
         self._make_rules()
 
@@ -148,13 +136,13 @@ class Links:
             (CoordinatorOpened, lambda event: self.connected.set() if event.rigs else None),
             (CoordinatorClosed, lambda _: self.connected.unset()),
             (MessageReceived, self._note_size),
-            (PushDecided, self._decide),
             (PushCompleted, self._complete),
             (PushCompleted, self._file),
             (PushCompleted, lambda _: self.response_received.announce()),  # who looks then finds the result
         ]
         for kind, rule in rules:
             self.hub.rule(kind, rule)
+        self.hub.rule(PushDecided, self._decide, last=True)
         self.hub.rule(PushCompleted, self._settle, last=True)
         self._log_rules = LogRules(self.hub, self.peer)
 
@@ -177,6 +165,7 @@ class Links:
         if self.is_open or self._opening:
             raise RuntimeError("the services are open already")
         self._opening, self._closing = True, False
+        self._settled.begin()
         self._loop = asyncio.get_running_loop()
         if before := self._endpoint:  # its event loop was closed, and they were not
             self._endpoint = None
@@ -259,6 +248,7 @@ class Links:
         if endpoint is None:
             return
         self._ways.close()
+        self._settled.close()
         self._fanout.say_goodbye()
         self._fanout.abandon()
         endpoint.close()  # which tells what became of the pushes that are outstanding
@@ -305,6 +295,10 @@ class Links:
     def view(self, name: str) -> RigView:
         """Return how a rig is now, in one piece; from any thread."""
         return self._views.of(name, self.peer(name))
+
+    def views(self) -> dict[str, RigView]:
+        """Return how each rig is now, by name, in their order; from any thread."""
+        return {name: self.view(name) for name in self._rigs.rigs}
 
     def address(self, name: str) -> tuple[Any, ...]:
         """Return the socket address to which the rig's name resolved, as host and port."""
@@ -418,6 +412,10 @@ class Links:
         """Return the rigs that have not answered a push yet; from any thread."""
         return self._fanout.outstanding(request_time) if self._endpoint else []
 
+    def is_pending(self, request_time: float) -> bool:
+        """Return whether not every rig has answered a push, or failed; from any thread."""
+        return request_time in self._pending
+
     def is_ending(self) -> bool:
         """Whether a message that ends a recording is outstanding; from any thread."""
         return any(pending.event in ENDS for pending in list(self._pending.values()))
@@ -439,7 +437,7 @@ class Links:
     def _decide(self, event: PushDecided) -> None:
         if pending := self._pending.get(event.request_time):
             result = PushResult(event.event.name, event.request_time, event.answers, event.failures)
-            pending.hand_over(result.as_outcome())
+            self._settled.hand_over(event, functools.partial(pending.hand_over, result.as_outcome()))
 
     def _complete(self, event: PushCompleted) -> None:
         pending = self._pending.pop(event.request_time, None)  # before a subscriber can close the services
@@ -454,7 +452,9 @@ class Links:
 
     def _settle(self, event: PushCompleted) -> None:
         pending, outcome = self._settling.pop(event.request_time)
-        self._log_rules.log_failures(event, pending.hand_over(outcome) if pending else ())
+
+        settle = self._log_rules.log_failures
+        self._settled.hand_over(event, lambda: settle(event, pending.hand_over(outcome) if pending else ()))
 
     # ------------------------------------------------------------------------------------------------ looking
 
@@ -479,20 +479,3 @@ class Links:
             raise NotRunning("the services are not open: never opened, or closed")
         self._pings.wait(rig, self._fanout.probe(rig, self._endpoint.now()), timeout, done)
         self._endpoint.pump()
-
-    def _ping_reply(self, event: ProbeAnswered) -> PingReply | RigError:
-        peer = self.peer(event.rig)
-        if peer and (other := peer.mistaken_for(asyncio.get_running_loop().time())):
-            return other
-        view = self.view(event.rig)
-        if not event.stamps:  # an iblutil rig's echo says nothing of it
-            view = RigView(view.rig, view.link, dialect=view.dialect)
-        return PingReply(
-            view.rig,
-            str(Address("udp", *self.address(event.rig))).partition("://")[2],
-            event.round_trip,
-            view.dialect,
-            None if view.status is None else view.status.name,
-            *(view.exp_ref, view.version, view.owner, view.clock),
-            (peer.process.troubles or 0) if peer and event.stamps else 0,
-        )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.messages import Verb
+from rigsync.core.schedule import Schedule
 from rigsync.errors import RigError
 
 
@@ -388,33 +389,27 @@ class ViolationSeen(CoordinatorEvent):
     """What exactly is wrong."""
 
 
+@dataclass(frozen=True, slots=True)
+class JournalFailed(CoordinatorEvent):
+    """The journal cannot be written; told once, until it can be again. Told by rigs, too."""
+
+    problem: str
+    """What happened, and what to do."""
+    path: str
+    """The file."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRecovered(CoordinatorEvent):
+    """The journal is written again. Told by rigs, too."""
+
+    path: str
+    """The file."""
+    missing: int
+    """How many events are missing in it, for which there was no room while it could not be written."""
+
+
 # ------------------------------------------------------------------------------------------------ from a rig
-
-
-class Schedule:
-    """An instant at which to enter handlers, unless they are called off before.
-
-    One side enters the handlers, on whatever thread; the other may call them off. Only one of the two gets to `take`
-    it. So no handlers are entered after the rig has said that they were not.
-
-    Parameters
-    ----------
-    instant : float
-        Monotonic seconds.
-    """
-
-    __slots__ = ("_token", "instant")
-
-    def __init__(self, instant: float):
-        self.instant = instant
-        self._token = [True]
-
-    def take(self) -> bool:
-        """Return whether the caller is the first to take it."""
-        try:
-            return self._token.pop()  # atomic, also between threads
-        except IndexError:
-            return False
 
 
 @dataclass(frozen=True, slots=True)

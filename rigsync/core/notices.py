@@ -20,6 +20,8 @@ FAILURE = "failure"
 """Topic by which a rig reports that it records badly, or not at all: ``{'problem': text}``."""
 RECOVERED = "recovered"
 """Topic by which it reports that this is over, with the key of the failure."""
+FREE_DISK = "free_disk"
+"""Key of a failure, and of its end, that says that a disk is nearly full."""
 WAITING = 10_000
 WAITING_BYTES = 4 << 20
 """Confirmed notices that may wait for one coordinator, and their bytes. Where there are more, the oldest are given

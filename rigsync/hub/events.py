@@ -16,6 +16,8 @@ from rigsync.core.events import (
     Event,
     HandlerDue,
     HandlerOvertaken,
+    JournalFailed,
+    JournalRecovered,
     LeaseExpired,
     LinkAlive,
     LinkChanged,
@@ -52,6 +54,9 @@ from rigsync.errors import UnknownEvent
 __all__ = [
     "FIRST_OWN_NUMBER",
     "KINDS",
+    "AlertEvent",
+    "AlertFailed",
+    "AlertSent",
     "CoordinatorClosed",
     "CoordinatorEvent",
     "CoordinatorOpened",
@@ -60,6 +65,8 @@ __all__ = [
     "Event",
     "HandlerDue",
     "HandlerOvertaken",
+    "JournalFailed",
+    "JournalRecovered",
     "LeaseExpired",
     "LinkAlive",
     "LinkChanged",
@@ -112,6 +119,40 @@ class Tick(Event):
     """Whether the timer is over."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class AlertEvent(Event):
+    """What has become of an alert (docs/alerts.md)."""
+
+    alert: str
+    """Where it stands in its file, and how it tells: ``alerts[0].webhook (webhook slack)``."""
+    on: str
+    """What it tells of: ``failure``, ``lost``, ``interrupted``, ``session end`` or ``disk low``."""
+    rigs: list[str]
+    """Names of the rigs that it is about."""
+    exp_ref: str | None
+    """Reference of the experiment."""
+    what: str
+    """What has happened, in one line."""
+    held_back: int
+    """How many more there were of these causes since the one before."""
+    tries: int
+    """How often it was tried."""
+
+
+class AlertSent(AlertEvent):
+    """Somebody was told."""
+
+    __slots__ = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AlertFailed(AlertEvent):
+    """Nobody was told, and it was given up."""
+
+    problem: str
+    """Why, and what to do."""
+
+
 KINDS: tuple[type[Event], ...] = (
     PushBegun,
     PushDecided,
@@ -144,6 +185,10 @@ KINDS: tuple[type[Event], ...] = (
     CoordinatorOpened,
     CoordinatorClosed,
     RigSettled,
+    JournalFailed,
+    JournalRecovered,
+    AlertSent,
+    AlertFailed,
 )
 """rigsync's own events. The number of each is its place here, from 1: new ones come at the end."""
 

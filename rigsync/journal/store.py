@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
+from rigsync.config.journal import user_journal_file as user_journal_file
 from rigsync.errors import JournalError
+from rigsync.journal.troubles import problem_of
 
 APPLICATION = 0x72677379
 """The mark of a journal in an SQLite file: "rgsy" (https://www.sqlite.org/pragma.html#pragma_application_id)."""
@@ -66,25 +66,12 @@ CREATE INDEX record_session ON record(session) WHERE session IS NOT NULL;
 CREATE INDEX record_time ON record(time);
 CREATE INDEX record_failure ON record(time) WHERE failure;
 """
+MIGRATIONS: dict[int, str] = {}
+"""For each older version of the tables, what makes them those of the next one."""
+LARGEST_LOG = 16 << 20
+"""Bytes of the log beside the file that stay on the disk when nobody writes."""
+NO_JOURNAL = "there is no such journal; it begins with the first session"
 _UNFIT = (sqlite3.DatabaseError, OSError)
-
-
-def user_journal_file(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Return the path of this user's journal, whether or not it exists.
-
-    It is ``rigsync/journal.sqlite`` in the folder where programs of that system keep their data: ``%LOCALAPPDATA%``,
-    ``~/Library/Application Support``, or ``$XDG_DATA_HOME`` (XDG Base Directory Specification) or ``~/.local/share``.
-    """
-    home = Path(environ.get("HOME") or os.path.expanduser("~"))
-    if platform == "win32":
-        folder = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif platform == "darwin":
-        folder = home / "Library" / "Application Support"
-    else:
-        folder = Path(environ.get("XDG_DATA_HOME", ""))
-        if not folder.is_absolute():  # the specification has such a value ignored
-            folder = home / ".local" / "share"
-    return folder / "rigsync" / "journal.sqlite"
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
@@ -96,13 +83,15 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         It is no journal, one of a newer version, or cannot be written; says what to do.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what happened in a lab is not for everybody
         connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, cached_statements=64)
     except _UNFIT as error:
         raise _unusable(path, error) from error
     try:
         _check(connection, path)
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; before anything is written
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA journal_size_limit = {LARGEST_LOG}")
         connection.execute("PRAGMA synchronous = FULL")  # what is told to be safe outlives a power cut
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("BEGIN IMMEDIATE")  # another program may make it at this moment
@@ -111,6 +100,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
+        _migrate(connection, path)
         connection.execute("COMMIT")
     except BaseException as error:
         connection.close()
@@ -118,6 +108,17 @@ def open_to_write(path: Path) -> sqlite3.Connection:
             raise _unusable(path, error) from error
         raise
     return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Turn tables of an older version into those of this one; in a transaction."""
+    while (version := _number(connection, "user_version")) < VERSION:
+        if version not in MIGRATIONS:
+            problem = f"nobody knows version {version} of its tables, which a rigsync under development has made"
+            raise JournalError(path, f"{problem}; move it away, and rigsync begins a new one")
+        for statement in MIGRATIONS[version].split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version + 1}")
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
@@ -128,18 +129,38 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     JournalError
         There is none, or it is none, or one of a newer version; says what to do.
     """
-    if not path.exists():
-        raise JournalError(path, "there is no such journal; it begins with the first session")
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=PATIENCE, uri=True)
+        path.stat()
+        return _reader(path, "mode=ro")
+    except FileNotFoundError:
+        raise JournalError(path, NO_JOURNAL) from None
     except _UNFIT as error:
-        raise _unusable(path, error) from error
+        # A reader, too, makes files beside a journal with a log. Where it may not, and there is no log, nobody writes.
+        # SQLite then takes the file as it is.
+        log = path.with_name(f"{path.name}-wal")
+        try:
+            if os.access(path, os.R_OK) and log.exists() and log.stat().st_size:
+                problem = (
+                    f"it was not closed, and no file may be made beside it; copy it and {log.name}, and ask the copy"
+                )
+                raise JournalError(path, problem)
+            return _reader(path, "mode=ro&immutable=1")
+        except _UNFIT:
+            raise _unusable(path, error) from error
+
+
+def _reader(path: Path, how: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", timeout=PATIENCE, uri=True)
     try:
         _check(connection, path)
-    except BaseException as error:
+        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise JournalError(path, NO_JOURNAL)
+        if _number(connection, "user_version") < VERSION:
+            connection.close()
+            open_to_write(path).close()  # which turns it into one of this version
+            return _reader(path, how)
+    except BaseException:
         connection.close()
-        if isinstance(error, _UNFIT):
-            raise _unusable(path, error) from error
         raise
     return connection
 
@@ -161,7 +182,4 @@ def _number(connection: sqlite3.Connection, pragma: str) -> int:
 
 
 def _unusable(path: Path, error: Exception) -> JournalError:
-    text = str(error)
-    if "not a database" in text or "malformed" in text:
-        return JournalError(path, f"this is no journal, or it is damaged ({text}); move it away, or name another file")
-    return JournalError(path, f"it cannot be opened: {text}; look at the path, the permissions and the disk")
+    return JournalError(path, f"it cannot be opened: {problem_of(error)}")

@@ -16,25 +16,29 @@ from typing import Any
 
 from rigsync import __version__
 from rigsync.config.address import parse_uri
+from rigsync.config.journal import Journal
 from rigsync.config.rigs import checked_lease
-from rigsync.core import messages
 from rigsync.core.answers import Identity
-from rigsync.core.arguments import check_topic, to_plain
+from rigsync.core.arguments import to_plain
 from rigsync.core.clock import StampClock
 from rigsync.core.enums import ExpStatus
 from rigsync.core.health import Health
 from rigsync.core.messages import Verb, to_json
 from rigsync.core.ownership import LEASE
+from rigsync.core.queries import JOURNAL
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import LONGEST_DESCRIPTION, MAX_MESSAGE, Address, RigConfig, Room
 from rigsync.core.timing import Timing
 from rigsync.errors import LoopBlocked, NotRunning, PayloadTooLarge
 from rigsync.net.endpoint import look_up
 from rigsync.net.ports import explained
-from rigsync.rig.board import RESERVED, RigBoard
+from rigsync.rig.board import RigBoard
 from rigsync.rig.calls import RigCalls
+from rigsync.rig.handlers import CommandHandler
+from rigsync.rig.journaling import journal_command, recorder_of
 from rigsync.rig.rehearsal import RigRehearsals
 from rigsync.rig.session import Session
+from rigsync.rig.telling import RigTelling
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.conditions import Awaited
 from rigsync.runtime.exits import RIGS, at_exit
@@ -50,15 +54,11 @@ REACTION = 1.0
 """Seconds of these in which the event loop has to begin closing. Otherwise a handler blocks it."""
 INTERRUPT_GRACE = 5.0
 """Further seconds that `Rig.close` gives to the handlers of EXPINTERRUPT, or of an EXPEND that runs already."""
-MOST_NOTICES = 2**63 - 1
-"""The largest number of a notice, which takes the most room in it."""
-LONGEST_REASON = 2000
-"""Characters of an interrupt's reason, which is part of answers and has to leave room for the rest."""
 WAKE_INTERVAL = 0.5
 """Seconds between looks for Ctrl-C in `Rig.run`: on Windows a wait without end cannot be interrupted."""
 
 
-class Rig(RigRehearsals, RigBoard, RigCalls):
+class Rig(RigRehearsals, RigBoard, RigCalls, RigTelling):
     """A machine of the experiment that can be commanded.
 
     It answers rigsync's coordinators, and iblutil's and iblrig's as they are. Without handlers it answers every
@@ -80,6 +80,9 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
         computer that has crashed leaves nothing running. 0 for never.
     max_message : int
         Bytes of the largest message that comes or goes over ``tcp://``; 64 MiB by default.
+    journal : bool, str or os.PathLike, optional
+        Where all that happens at this rig is kept (docs/journal.md): True for this user's journal, a path for another.
+        None by default.
 
     Raises
     ------
@@ -101,6 +104,8 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
 
     _is_logged = True
     """Whether it logs the outcome of messages. The coordinator's log, which may be the same, has their failures."""
+    _journal_files: Sequence[str] = ()
+    """The configuration files that the journal keeps as they are."""
 
     def __init__(
         self,
@@ -111,6 +116,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
         experiment_description: dict[str, Any] | None = None,
         lease: float = LEASE,
         max_message: int = MAX_MESSAGE,
+        journal: Journal = None,
     ):
         self._config = RigConfig(name, parse_uri(uri, allow_port_zero=True), max_message=max_message)
         description = to_plain(experiment_description or {}, "experiment_description")
@@ -122,6 +128,9 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
         self._identity = Identity(name, bool(main_sync), description, __version__)
         self.hub = Hub(f"rig {name}", owner="Rig")
         """Where all that happens is told, while the rig serves: see `rigsync.Hub` and docs/hub.md."""
+        self._recorder = recorder_of(self.hub, name, journal, self._journal_files, lambda: self._session)
+        if self._recorder:
+            self._handlers[JOURNAL] = [CommandHandler.of(journal_command(self._recorder, name))]
         self._session: Session | None = None
         self._thread: LoopThread | None = None
         self._uri = str(self._config.address)
@@ -154,75 +163,6 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
 
     def __repr__(self) -> str:
         return f"<Rig {self.name} {self.uri} {self.status.name if self.is_running else 'not running'}>"
-
-    # ------------------------------------------------------------------------------------------------- notices
-
-    def notify(self, topic: str, body: Any = None, *, key: str | None = None, confirm: bool = True) -> None:
-        """Tell something to the coordinators that watch this rig; from any thread, without waiting.
-
-        Parameters
-        ----------
-        topic : str
-            Its kind: ``log``, or one of your own.
-        body : object
-            Anything that can be sent.
-        key : str, optional
-            What it is about, within the topic.
-        confirm : bool
-            True sends it again until each coordinator has confirmed it: all such notices come, once each and in order.
-            (Not to a coordinator that was silent for two minutes, let 4 MiB of them wait, or came after 64 others.
-            The log names it.) False sends it once, and a newer one of the same topic and key takes its place.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Topic or key is no text, or is empty or too long; or the topic is the rig's own, such as those of `progress`
-            and `add_stream`.
-        PayloadError, PayloadTooLarge
-            The body cannot be sent.
-        NotRunning
-            The rig does not serve.
-        """
-        for name, text in (("topic", topic), ("key", key)):
-            if text is None and name == "key":
-                continue
-            check_topic(text, f"{name} of a notice")
-        if topic in RESERVED:
-            raise ValueError(f"the topic {topic!r} is the rig's own: {RESERVED[topic]}")
-        plain = to_plain(body, "body", self._room)
-        longest = messages.Notice("0" * 16, MOST_NOTICES, topic, key, plain, bool(confirm))
-        messages.notice(longest, self._room)  # this may say that it is too large
-        if (session := self._session) is None:
-            raise NotRunning(f"rig {self.name} does not serve: start it before it tells anything")
-        session.notify(topic, key, plain, bool(confirm))
-
-    def interrupt(self, reason: str) -> None:
-        """Interrupt the experiment, since the rig cannot go on; from any thread, without waiting.
-
-        The rig does as though EXPINTERRUPT had come: its handlers run, with ``{'reason': reason}``, and the rig is
-        STOPPED. The coordinators that watch are told the reason at once. EXPEND then fails with it, as ``EndedBadly``.
-        Nothing happens if no experiment is under way, or if it is being interrupted already.
-
-        Parameters
-        ----------
-        reason : str
-            What has happened, for instance that a recording has ended by itself. It is cut at 2,000 characters.
-
-        Raises
-        ------
-        TypeError, ValueError
-            The reason is no text, or is empty.
-        NotRunning
-            The rig does not serve.
-        """
-        if not isinstance(reason, str):
-            raise TypeError(f"the reason is text, not {type(reason).__name__}")
-        if not reason:
-            raise ValueError("an interrupt needs a reason: the coordinators are told it")
-        text = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
-        if (session := self._session) is None:
-            raise NotRunning(f"rig {self.name} does not serve: nothing is under way")
-        session.interrupt(text)
 
     # ------------------------------------------------------------------------------------------------- serving
 
@@ -287,6 +227,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
         if session:
             session.end_workers(max(0.1, end - time.monotonic()))
             self.hub.end_workers(max(0.1, end - time.monotonic()))
+            session.await_journal(max(0.1, end - time.monotonic()))
 
     @property
     def _interrupt_grace(self) -> float:
@@ -380,11 +321,15 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
             await session.end_coroutines(CLOSE_TIMEOUT / 2)
             await loop.run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
             await loop.run_in_executor(None, self.hub.end_workers, CLOSE_TIMEOUT / 2)
+            await loop.run_in_executor(None, session.await_journal, CLOSE_TIMEOUT / 2)
+
+    def _serving(self, otherwise: str) -> Session:
+        if (session := self._session) is None:
+            raise NotRunning(f"rig {self.name} does not serve: {otherwise}")
+        return session
 
     def _calling(self) -> tuple[Session, Room]:
-        if (session := self._session) is None:
-            raise NotRunning(f"rig {self.name} does not serve: start it before it calls its coordinator")
-        return session, self._room
+        return self._serving("start it before it calls its coordinator"), self._room
 
     def _wake(self) -> None:
         if session := self._session:
@@ -409,7 +354,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
         if self._session:
             raise RuntimeError(f"rig {self.name} serves already")
         handling = self._handlers, self._handlers_for, self._make_responder
-        session = Session(self.name, *handling, self.hub, self._is_logged)
+        session = Session(self.name, *handling, self.hub, self._recorder, self._is_logged)
         try:
             bound = await self._listen(session)
         except BaseException as error:
@@ -422,8 +367,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls):
             raise await explain from None  # its text says all
         self._uri = str(dataclasses.replace(self._config.address, host=bound[0], port=bound[1]))
         self._session = session
-        self.hub.begin()
-        session.tick()  # for all that was reported since the rig was made
+        session.begin()
         if not self._config.address.is_brokered:  # where that tells it once the broker is there
             logger.info("rig %s listens on %s", self.name, self._uri)
 

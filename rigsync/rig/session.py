@@ -24,6 +24,7 @@ from rigsync.core.notices import FAILURE
 from rigsync.core.responder import Responder
 from rigsync.core.timing import Timing
 from rigsync.errors import NotRunning
+from rigsync.journal.recorder import Recorder
 from rigsync.net.endpoint import Endpoint, stamp_clock
 from rigsync.rig.handlers import EndedBadly, Handler, Outcomes, Raised
 from rigsync.rig.rules import log_rules
@@ -49,12 +50,14 @@ class Session:
         handlers_for: Callable[[Verb, list[Any]], Sequence[Handler]],
         make_responder: Callable[..., Responder],
         hub: Hub,
+        recorder: Recorder | None,
         logs_outcomes: bool = True,
     ):
         loop = asyncio.get_running_loop()
         self._name, self._handlers_for, self._loop = name, handlers_for, loop
         self.boot = secrets.token_hex(8)
-        self.responder = make_responder(handlers, Timing(), self.boot, stamp_clock())
+        self.clock = stamp_clock()
+        self.responder = make_responder(handlers, Timing(), self.boot, self.clock)
         self.agenda = self.responder.agenda
         self.endpoint = Endpoint(self.responder, hub.ingest, standing=self.responder.standing)
         self.workers = Workers(name)
@@ -66,7 +69,7 @@ class Session:
         self._worker = threading.local()
         self._raised: Raised | None = None
         """What a handler has just raised, until that is told."""
-        self._hub, self._is_logged = hub, logs_outcomes
+        self._hub, self._is_logged, self._recorder = hub, logs_outcomes, recorder
         rules: list[tuple[type[Event], Callable[[Any], object]]] = [
             (HandlerDue, self._keep_spare),
             (StatusChanged, self._keep_spare),
@@ -132,6 +135,18 @@ class Session:
             self.responder.handle_timer(self.endpoint.now())
             self.endpoint.pump()
 
+    def begin(self) -> None:
+        """Tell what happens from now on, and all that was reported since the rig was made; on the loop's thread."""
+        if self._recorder:
+            self._recorder.begin()
+        self._hub.begin()
+        self.tick()
+
+    def await_journal(self, limit: float) -> None:
+        """Wait some seconds until all that has happened is in the journal; off the loop."""
+        if self._recorder:
+            self._recorder.await_written(limit)
+
     def begin_to_close(self, grace: float) -> None:
         """Refuse experiments, and interrupt what is under way within some seconds; on the loop."""
         if self._closes_by == math.inf:
@@ -182,6 +197,8 @@ class Session:
         if self._rules:
             self.end_rules()
             self._hub.end()
+            if self._recorder:
+                self._recorder.end()
 
     def end_rules(self) -> None:
         """Hear of no event any more."""

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.signals import signals_held_back
 
-COORDINATORS, RIGS = 0, 1
-"""The stages in their order: rigs come last, since they still answer coordinators of the same program."""
+COORDINATORS, RIGS, ALERTS, JOURNALS = 0, 1, 2, 3
+"""The stages in their order: rigs come after coordinators, which they still answer, then who is told of both; and the
+journal hears of all."""
 
 _hooks: list[tuple[int, Callable[[], None]]] = []
 

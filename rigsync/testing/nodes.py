@@ -10,7 +10,7 @@ from rigsync.core.answers import Identity
 from rigsync.core.arguments import compose, compose_command
 from rigsync.core.board import Board
 from rigsync.core.enums import ExpMessage
-from rigsync.core.events import Event, HandlerDue, PushCompleted, Schedule
+from rigsync.core.events import Event, HandlerDue, PushCompleted
 from rigsync.core.fanout import Fanout
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.orders import Order
@@ -18,6 +18,7 @@ from rigsync.core.outputs import Line
 from rigsync.core.responder import Responder
 from rigsync.core.rigs import Address as Uri
 from rigsync.core.rigs import RigConfig
+from rigsync.core.schedule import Schedule
 from rigsync.core.timing import Timing
 from rigsync.testing.network import DriftingClock, Network, Node, SimAddress
 

@@ -16,6 +16,7 @@ from processes import until
 
 from rigsync.agent import session_log
 from rigsync.agent.session_log import SessionLog
+from rigsync.runtime import disk_writer
 
 NAME = "2026-01-31_1_mouse.1"
 PLENTY = 1_000_000
@@ -216,14 +217,14 @@ def test_a_drive_that_hangs_holds_up_nobody_and_is_told_once(
     folder: Path, log: SessionLog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pipe that nobody reads hangs whoever opens it, as a network drive whose server is gone does."""
-    monkeypatch.setattr(session_log, "SLOW", 0.05)
+    monkeypatch.setattr(disk_writer, "SLOW", 0.05)
     monkeypatch.setattr(session_log, "CLOSE_LIMIT", 0.05)
-    monkeypatch.setattr(session_log, "MOST_WAITING", 1000)
+    monkeypatch.setattr(log._waiting, "_most_bytes", 1000)
     folder.mkdir(parents=True)
     os.mkfifo(log.path)
     texts = [f"line {number}" for number in range(100)]
     log.write(texts[0])
-    until(lambda: log._busy_since is not None and time.monotonic() - log._busy_since > 0.05)
+    until(lambda: (since := log._thread._busy_since) is not None and time.monotonic() - since > 0.05)
     for text in texts[1:]:
         log.write(text)  # which returns
     assert len(caplog.records) == 1  # while it still writes
@@ -233,7 +234,7 @@ def test_a_drive_that_hangs_holds_up_nobody_and_is_told_once(
     assert str(log.path) in caplog.text
     pipe = log.path.rename(folder / "pipe")
     hung = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # which lets go of it; to a pipe nothing can be appended
-    until(lambda: not log._writer or not log._writer.is_alive())
+    until(lambda: not log._thread.is_alive)
     os.close(hung)
     missing, *found = lines(log.path)
     assert missing == "[rigsync] lines that are missing before this one: 1"

@@ -40,8 +40,8 @@ from rigsync.bridges.asking import in_words
 from rigsync.bridges.osc import rig as osc_rig
 from rigsync.bridges.requests import Request
 from rigsync.cli.outcomes import document_of
-from rigsync.config.programs import filled
 from rigsync.config.rigs import rigs_from
+from rigsync.config.templates import filled
 from rigsync.coordinator import stand_ins
 from rigsync.core import queries
 from rigsync.core.enums import ExpMessage

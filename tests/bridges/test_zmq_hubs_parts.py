@@ -24,8 +24,9 @@ from rigsync.bridges.zmq import carrying
 from rigsync.bridges.zmq.carrying import RESEND, WINDOW, Incoming, Outgoing, read_head, read_object
 from rigsync.bridges.zmq.codec import NotKnown, NotWhole, read_event, write_event
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import Dialect, LinkState, Schedule, put_stamp
+from rigsync.core.events import Dialect, LinkState, put_stamp
 from rigsync.core.messages import Command
+from rigsync.core.schedule import Schedule
 from rigsync.errors import BusyError, RemoteError, RigLost
 
 from bridges.support import mutated  # isort: skip

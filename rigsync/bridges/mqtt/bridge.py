@@ -19,7 +19,6 @@ from rigsync.bridges.telling import picture_of, view_of
 from rigsync.config.address import parse_broker
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
-from rigsync.coordinator.links import this_program
 from rigsync.coordinator.view import RigView
 from rigsync.core.events import Event
 from rigsync.core.rigs import LONGEST_NAME
@@ -30,6 +29,7 @@ from rigsync.net.mqtt import topic_name
 from rigsync.net.mqtt_broker import AnswerTo, Will
 from rigsync.net.mqtt_client import OVERHEAD, MqttClient
 from rigsync.rig.rig import Rig
+from rigsync.runtime.program import this_program
 
 logger = logging.getLogger("rigsync.bridge")
 

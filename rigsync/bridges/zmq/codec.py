@@ -16,9 +16,10 @@ from rigsync.bridges.asking import no_number
 from rigsync.bridges.requests import LARGEST
 from rigsync.core.arguments import DEEPEST, to_plain
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import Dialect, Event, LinkState, Schedule, Start
+from rigsync.core.events import Dialect, Event, LinkState, Start
 from rigsync.core.messages import Command
 from rigsync.core.rigs import Room
+from rigsync.core.schedule import Schedule
 from rigsync.errors import PayloadError, PayloadTooLarge, RemoteError, RigError
 from rigsync.hub.documents import CONTENT, json_of
 from rigsync.hub.events import kinds_below

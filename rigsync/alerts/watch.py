@@ -1,0 +1,275 @@
+"""Which events somebody is told of. Pure: events and times go in, what has happened comes out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from rigsync._text import duration_text, error_text, one_line, size_text
+from rigsync.config.alerts import DISK_LOW, FAILURE, INTERRUPTED, LOST, SESSION_END
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import (
+    Event,
+    HandlerDue,
+    LinkLost,
+    MessageHandled,
+    Notice,
+    PushBegun,
+    PushCompleted,
+    StatusChanged,
+)
+from rigsync.core.health import STATUS, problem_of
+from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, named_reference, rehearses
+from rigsync.core.notices import FAILURE as TROUBLE
+from rigsync.core.notices import FREE_DISK
+from rigsync.errors import Aborted, Cancelled, Interrupted, RigError
+
+_INIT, _START, _END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
+_INTERRUPT, _CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
+_CALLED_OFF = (Aborted, Cancelled, Interrupted)
+"""What follows from the failure of another rig, or from an interrupt: that is told."""
+_REFUSALS = ("BusyError", "StateError", "Interrupted", "Cancelled")
+"""Of what a rig says of a message, what is no failure of the rig."""
+
+
+class Happening(NamedTuple):
+    """Something that somebody may be told of."""
+
+    on: str
+    """One of `CAUSES`."""
+    rigs: tuple[str, ...]
+    """Names of the rigs."""
+    text: str
+    """What has happened to them, in one line."""
+    exp_ref: str | None
+    """Reference of the experiment."""
+
+
+class Watch(Protocol):
+    """Finds what somebody is told of in the events of a hub."""
+
+    @property
+    def kinds(self) -> tuple[type[Event], ...]:
+        """The kinds of events in which it looks."""
+
+    def take(self, event: Any, now: float) -> Iterable[Happening]:
+        """Return what has happened by an event, at monotonic `now` (s)."""
+
+
+class CoordinatorWatch:
+    """What happens to the rigs of a program while it commands an experiment on them, and not a rehearsal.
+
+    So of several programs that see the same rigs only the one in charge tells.
+    """
+
+    kinds = (PushBegun, PushCompleted, LinkLost, Notice)
+
+    def __init__(self) -> None:
+        self._mine: dict[str, str | None] = {}
+        """The reference of each rig, from EXPINIT to EXPCLEANUP."""
+        self._rehearsing: set[str] = set()
+        self._running: set[str] = set()
+        self._session: _Session | None = None
+
+    def take(self, event: Any, now: float) -> Iterable[Happening]:
+        """Return what has happened by an event, at monotonic `now` (s)."""
+        if isinstance(event, Notice):
+            return self._notice(event)
+        if isinstance(event, LinkLost):
+            return self._of(event.rig, LOST, event.reason)
+        if event.event not in LIFECYCLE_MESSAGES:
+            return ()
+        return self._begun(event, now) if isinstance(event, PushBegun) else list(self._completed(event, now))
+
+    def _of(self, rig: str, on: str, text: str) -> Iterator[Happening]:
+        if rig in self._mine and rig not in self._rehearsing:
+            yield Happening(on, (rig,), _line(text), self._mine[rig])
+
+    def _notice(self, event: Notice) -> Iterator[Happening]:
+        if event.topic == TROUBLE:
+            yield from self._of(event.rig, cause_of(event), problem_of(event.body))
+        elif event.topic == STATUS and isinstance(event.body, dict) and event.body.get("reason"):
+            yield from self._of(event.rig, INTERRUPTED, str(event.body["reason"]))
+
+    def _begun(self, event: PushBegun, now: float) -> Iterable[Happening]:
+        if event.event is _INIT:
+            is_rehearsal = _rehearses(event.args)
+            for rig in event.rigs:
+                self._mine[rig] = _reference(_INIT, event.args)
+                self._running.discard(rig)
+                (self._rehearsing.add if is_rehearsal else self._rehearsing.discard)(rig)
+        elif event.event is _START:
+            for rig in event.rigs:
+                self._mine.setdefault(rig, _reference(_START, event.args))
+            self._start(event.rigs, now)
+        elif event.event is _INTERRUPT:
+            rigs = tuple(
+                rig
+                for rig in event.rigs
+                if rig not in self._rehearsing and (rig in self._running or rig not in self._mine)
+            )
+            if rigs:
+                return [Happening(INTERRUPTED, rigs, _why(event.args), self._reference(rigs))]
+        return ()
+
+    def _completed(self, event: PushCompleted, now: float) -> Iterator[Happening]:
+        failures = {rig: error for rig, error in event.failures.items() if rig not in self._rehearsing}
+        for rig, error in failures.items():
+            if not isinstance(error, _CALLED_OFF):
+                text = f"{event.event.name}: {_line(error.problem)}"
+                yield Happening(FAILURE, (rig,), text, self._mine.get(rig))
+        if event.event is _INIT:
+            for rig in event.failures:
+                self._forget(rig)
+            # An experiment may have been taken over.
+            self._start([rig for rig, args in event.answers.items() if _status(args) == ExpStatus.RUNNING], now)
+        elif event.event is _START:
+            self._running.difference_update(event.failures)
+        elif event.event in (_END, _INTERRUPT):
+            yield from self._ended(event, failures, now)
+        elif event.event is _CLEANUP:
+            for rig in [*event.answers, *event.failures]:
+                self._forget(rig)
+
+    def _ended(self, event: PushCompleted, failures: Mapping[str, RigError], now: float) -> Iterator[Happening]:
+        answers = {rig: args for rig, args in event.answers.items() if rig not in self._rehearsing}
+        session = self._session
+        if session is None:  # another program has begun it
+            if event.event is not _END or not answers:
+                return
+            session = _Session(None)
+        session.end(event.event, answers, failures)
+        self._running.difference_update(event.answers, event.failures)
+        if not self._running:
+            self._session = None
+            rigs = tuple(session.rigs)
+            yield Happening(SESSION_END, rigs, session.told(now), self._reference(rigs) or session.exp_ref)
+
+    def _start(self, rigs: Iterable[str], now: float) -> None:
+        started = [rig for rig in rigs if rig not in self._rehearsing]
+        self._running.update(started)
+        if started and self._session is None:
+            self._session = _Session(now)
+
+    def _forget(self, rig: str) -> None:
+        self._mine.pop(rig, None)
+        self._running.discard(rig)
+        self._rehearsing.discard(rig)
+
+    def _reference(self, rigs: Iterable[str]) -> str | None:
+        return next((ref for rig in rigs if (ref := self._mine.get(rig))), None)
+
+
+class _Session:
+    """What is known of an experiment at its end; `began` in monotonic seconds, None where it began elsewhere."""
+
+    def __init__(self, began: float | None):
+        self._began = began
+        self.exp_ref: str | None = None
+        self.rigs: list[str] = []
+        self._failures: dict[str, str] = {}
+        self._is_interrupted = False
+        self._files = self._bytes = 0
+
+    def end(self, event: Any, answers: Mapping[str, list[Any]], failures: Mapping[str, RigError]) -> None:
+        """Take note of what the rigs say at their end."""
+        self._is_interrupted = self._is_interrupted or event is _INTERRUPT
+        self.rigs += [rig for rig in [*answers, *failures] if rig not in self.rigs]
+        self._failures |= {rig: _line(error.problem) for rig, error in failures.items()}
+        for args in answers.values():
+            info = args[-1] if args and isinstance(args[-1], dict) else {}
+            if isinstance(ref := info.get("exp_ref"), str):
+                self.exp_ref = self.exp_ref or ref
+            recorded = info.get("recorded")
+            files = recorded.get("files") if isinstance(recorded, dict) else None
+            for file in files if isinstance(files, list) else ():
+                size = file.get("bytes") if isinstance(file, dict) else None
+                self._files += 1
+                self._bytes += size if isinstance(size, int) and size > 0 else 0
+
+    def told(self, now: float) -> str:
+        """Return how it has ended, at monotonic `now` (s)."""
+        after = "" if self._began is None else f" after {duration_text(now - self._began)}"
+        how = "was interrupted" if self._is_interrupted else "has ended"
+        wrong = "; ".join(f"{rig}: {problem}" for rig, problem in self._failures.items())
+        outcome = f"incomplete: {wrong}" if wrong else "" if self._is_interrupted else "complete"
+        files = f", {self._files} file{'s' * (self._files != 1)}, {size_text(self._bytes)}" if self._files else ""
+        return f"the session {how}{after}{f', {outcome}' if outcome else ''}{files}"
+
+
+class RigWatch:
+    """What happens at one rig, in an experiment or not, but not in a rehearsal."""
+
+    kinds = (Notice, HandlerDue, MessageHandled, StatusChanged)
+
+    def __init__(self, name: str):
+        self._name = name
+        self._exp_ref: str | None = None
+        self._began: float | None = None
+        self._has_stopped = self._is_rehearsal = self._is_interrupted = False
+
+    def take(self, event: Any, now: float) -> Iterable[Happening]:
+        """Return what has happened by an event, at monotonic `now` (s)."""
+        if isinstance(event, StatusChanged):
+            self._exp_ref = event.exp_ref or self._exp_ref
+            self._has_stopped = event.after is not ExpStatus.RUNNING
+            if not self._has_stopped:
+                self._began, self._is_interrupted = now, False
+        elif isinstance(event, MessageHandled):
+            return list(self._handled(event, now))
+        elif isinstance(event, Notice):
+            return self._told(cause_of(event), problem_of(event.body)) if event.topic == TROUBLE else ()
+        elif event.event is _INIT:
+            self._is_rehearsal = _rehearses(event.args)
+        elif event.event is _INTERRUPT and self._began is not None:
+            self._is_interrupted = True
+            return self._told(INTERRUPTED, _why(event.args))
+        return ()
+
+    def _handled(self, event: MessageHandled, now: float) -> Iterator[Happening]:
+        error = event.error if event.is_told and event.event in LIFECYCLE_MESSAGES else None
+        if error and not error.startswith(_REFUSALS):
+            yield from self._told(FAILURE, f"{event.event.name}: {error}")
+        if self._began is not None and self._has_stopped and event.event in ENDS:
+            how = "was interrupted" if self._is_interrupted else "has ended"
+            after, outcome = duration_text(now - self._began), f", badly: {error}" if error else ""
+            self._began = None
+            yield from self._told(SESSION_END, f"the recording {how} after {after}{outcome}")
+
+    def _told(self, on: str, text: str) -> list[Happening]:
+        return [] if self._is_rehearsal else [Happening(on, (self._name,), _line(text), self._exp_ref)]
+
+
+def cause_of(event: Notice) -> str:
+    """Return what a notice of a failure tells of."""
+    return DISK_LOW if event.key == FREE_DISK else FAILURE
+
+
+def _line(text: str) -> str:
+    return one_line(error_text(text) or text)
+
+
+def _why(args: list[Any]) -> str:
+    """Return the reason in the data of an interrupt, from the rig itself or from a task that has failed."""
+    data = args[0] if args else None
+    found = (
+        [str(data[key]) for key in ("reason", "error", "message") if data.get(key)] if isinstance(data, dict) else []
+    )
+    return f"EXPINTERRUPT: {_line(': '.join(found))}" if found else "EXPINTERRUPT"
+
+
+def _status(args: list[Any]) -> Any:
+    return args[-1].get("status") if args and isinstance(args[-1], dict) else None
+
+
+def _reference(event: ExpMessage, args: list[Any]) -> str | None:
+    with contextlib.suppress(ValueError):
+        return named_reference(event, args)
+    return None
+
+
+def _rehearses(args: list[Any]) -> bool:
+    with contextlib.suppress(ValueError):
+        return rehearses(_INIT, args)
+    return False

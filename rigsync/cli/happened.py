@@ -1,0 +1,237 @@
+"""A record of the journal in words: a line for each rig that it is about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rigsync._text import one_line, span_text
+from rigsync.cli.answers import words_of
+from rigsync.cli.output import compact
+from rigsync.journal.rows import Record, Session
+
+OFTEN = frozenset(
+    {
+        *("Sample", "ProgressChanged", "RequestReceived", "MessageReceived", "ProbeAnswered", "RigSettled"),
+        *("PushDecided", "DialectDetected", "StreamUpdated", "HandlerDue", "Tick"),
+    }
+)
+"""Kinds that people see only if they ask for all: they come often, or another one says the same."""
+LONGEST_ARGUMENTS = 120
+"""Characters of what a message holds."""
+
+Told = tuple[str, str, bool]
+"""The rig, or nothing; what happened; and whether that is a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that happened at one rig, for people."""
+
+    time: str
+    """Local time of day."""
+    day: str
+    """Local date."""
+    rig: str
+    text: str
+    is_failure: bool
+
+
+def lines_of(record: Record) -> list[Line]:
+    """Return a record for people; whatever its data are, there is at least one line."""
+    moment = local(record.time)
+    time, day = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}", f"{moment:%Y-%m-%d}"
+    try:
+        told = _WORDS.get(record.kind, _others)(record, record.data)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        told = _others(record, record.data)  # another version's, or no event of rigsync
+    sure = _how_sure(record.bound)
+    return [Line(time, day, one_line(rig), one_line(text) + sure, is_failure) for rig, text, is_failure in told]
+
+
+def local(time: float) -> datetime:
+    """Return a Unix time (s) in local time; the earliest or the latest where there is no such time."""
+    try:
+        return datetime.fromtimestamp(time).astimezone()
+    except (OverflowError, OSError, ValueError):
+        return datetime.max if time > 0 else datetime.min
+
+
+def session_line(session: Session, state: str) -> str:
+    """Return what became of a session, in a line."""
+    ended = "" if session.ended is None else f", {span_text(session.ended - session.began)}"
+    failed = {rig: told for rig, told in session.rigs.items() if told != "ok"}
+    rigs = [f"{rig}: {told}" for rig, told in failed.items()]
+    well = [rig for rig in session.rigs if rig not in failed]
+    rigs += [f"ok: {', '.join(well)}"] if well else []
+    what = f"{session.ref}, began {local(session.began):%Y-%m-%d %H:%M:%S}{ended}, on {session.host}: {state}"
+    return f"{what} ({'; '.join(rigs)})" if rigs else what
+
+
+def cut(text: str) -> str:
+    return text if len(text) <= LONGEST_ARGUMENTS else f"{text[: LONGEST_ARGUMENTS - 3]}..."
+
+
+def _how_sure(bound: float | None) -> str:
+    if bound is None:
+        return " (by its own clock)"
+    return f" (± {seconds_text(bound)})" if bound >= 0.5e-3 else ""
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a short time for people: ``0.3 ms``, ``25 ms``, ``1.25 s``."""
+    size = abs(seconds)
+    if not math.isfinite(size):
+        return str(seconds)
+    return f"{seconds * 1e3:.2g} ms" if size < 0.01 else f"{seconds * 1e3:.0f} ms" if size < 1 else f"{seconds:.3g} s"
+
+
+# ---------------------------------------------------------------------------------------------- pushes
+
+
+def _begun(record: Record, data: dict[str, Any]) -> list[Told]:
+    at = "" if data.get("at") is None else f" at {local(data['at']):%H:%M:%S.%f}"
+    args = data.get("args")
+    parts = [compact(arg) for arg in args if arg is not None] if isinstance(args, list) else []
+    shown = f": {cut(', '.join(parts))}" if parts else ""
+    return [("", f"{data['event']} to {', '.join(map(str, data['rigs']))}{at}{shown}", False)]
+
+
+def _completed(record: Record, data: dict[str, Any]) -> list[Told]:
+    event, answers, failures = str(data["event"]), data["answers"], data["failures"]
+    told: list[Told] = []
+    if isinstance(answers, dict):
+        for rig, answer in answers.items():
+            began = _began(data, rig)
+            words = words_of(event, answer) if isinstance(answer, list) else compact(answer)
+            told.append((rig, f"{event} ok{began}: {words}" if answer else f"{event} ok{began}", False))
+    for rig, failure in failures.items():
+        told.append((rig, f"{event} failed: {_problem(failure)}", True))
+    return told or [("", f"{event}: {compact(answers)}", False)]
+
+
+def _began(data: dict[str, Any], rig: str) -> str:
+    """Return how late a rig began."""
+    start = (data.get("starts") or {}).get(rig)
+    if not start:
+        return ""
+    at = data.get("at")
+    late = start["time"] - (data["request_time"] if at is None else at)
+    what = "reached it" if start.get("is_estimate") else "began"
+    since = "after it was sent" if at is None else "after its instant" if late >= 0 else "before its instant"
+    return f", {what} {seconds_text(abs(late) if at is not None else late)} {since} (± {seconds_text(start['bound'])})"
+
+
+def _problem(failure: Any) -> str:
+    if not isinstance(failure, dict):
+        return str(failure)
+    error, problem = str(failure.get("error") or ""), str(failure.get("problem") or "")
+    return problem if not error or problem.startswith(error) else f"{error}: {problem}"
+
+
+# ------------------------------------------------------------------------------------------- the other kinds
+
+
+def _notice(record: Record, data: dict[str, Any]) -> list[Told]:
+    topic, key, body = data["topic"], data.get("key"), data.get("body")
+    about = f"{topic} {key}" if key else str(topic)
+    fields = body if isinstance(body, dict) else {}
+    if topic == "failure":
+        return [_of(record, f"failure{f' of {key}' if key else ''}: {fields.get('problem') or compact(body)}", True)]
+    if topic == "recovered":
+        return [_of(record, f"this is over: {key}" if key else "this is over")]
+    if topic == "status" and "status" in fields:
+        reason = fields.get("reason")
+        told = f"{fields['status']} {fields.get('exp_ref') or ''}".rstrip()
+        return [_of(record, f"{told}: {reason}" if reason else told, bool(reason))]
+    if topic == "log" and "message" in fields:
+        error = fields.get("error")
+        told = f"{fields['message']} from {fields.get('from')}"
+        return [_of(record, f"{told} failed: {error}" if error else told, bool(error))]
+    return [_of(record, f"{about}: {body if isinstance(body, str) else compact(body)}")]
+
+
+def _status(record: Record, data: dict[str, Any]) -> list[Told]:
+    reason = data.get("reason")
+    told = f"{data['before']} to {data['after']}" + (f", {data['exp_ref']}" if data.get("exp_ref") else "")
+    return [_of(record, f"{told}: {reason}" if reason else told, bool(reason))]
+
+
+def _handled(record: Record, data: dict[str, Any]) -> list[Told]:
+    told, error = f"{data['event']} from {data['source']}", data.get("error")
+    return [_of(record, f"{told} failed: {error}" if error else f"{told} done", bool(error))]
+
+
+def _progress(record: Record, data: dict[str, Any]) -> list[Told]:
+    total = "" if data.get("total") is None else f" of {data['total']}"
+    return [_of(record, f"{data['item']}: {data['value']}{total} {data.get('unit') or ''}".rstrip())]
+
+
+def _sample(record: Record, data: dict[str, Any]) -> list[Told]:
+    parts = [str(data["link"]), str(data.get("status") or "")]
+    if data.get("round_trip") is not None:
+        parts.append(f"round trip {seconds_text(data['round_trip'])}")
+    if data.get("loss"):
+        parts.append(f"{data['loss']:.0%} lost")
+    if clock := data.get("clock"):
+        offset = clock["offset"]
+        way = "ahead" if offset >= 0 else "behind"
+        parts.append(f"clock {seconds_text(abs(offset))} {way} (± {seconds_text(clock['bound'])})")
+    return [_of(record, ", ".join(filter(None, parts)))]
+
+
+def _link(text: str) -> Callable[[Record, dict[str, Any]], list[Told]]:
+    def told(record: Record, data: dict[str, Any]) -> list[Told]:
+        reason = data.get("reason")
+        return [_of(record, f"{text}: {reason}" if reason else text)]
+
+    return told
+
+
+def _others(record: Record, data: dict[str, Any]) -> list[Told]:
+    return [_of(record, f"{record.kind} {compact(data)}" if data else record.kind)]
+
+
+def _of(record: Record, text: str, is_failure: bool = False) -> Told:
+    return record.rig or "", text, is_failure or record.failure
+
+
+def _saying(form: str) -> Callable[[Record, dict[str, Any]], list[Told]]:
+    return lambda record, data: [_of(record, form.format_map(data))]
+
+
+def _opened(record: Record, data: dict[str, Any]) -> list[Told]:
+    return [("", f"the coordinator begins, with {', '.join(map(str, data['rigs'])) or 'no rigs'}", False)]
+
+
+_WORDS: dict[str, Callable[[Record, dict[str, Any]], Iterable[Told]]] = {
+    "PushBegun": _begun,
+    "PushCompleted": _completed,
+    "PushDecided": _completed,
+    "Notice": _notice,
+    "StatusChanged": _status,
+    "MessageHandled": _handled,
+    "ProgressChanged": _progress,
+    "Sample": _sample,
+    "LinkAlive": _link("answers"),
+    "LinkSuspect": _link("is silent"),
+    "LinkLost": _link("is lost"),
+    "CoordinatorOpened": _opened,
+    "CoordinatorClosed": _saying("the coordinator ends"),
+    "RestartSeen": _saying("its program was started anew"),
+    "StoodStill": _saying("the program stood still for {seconds:.1f} s"),
+    "RemoteComplaint": _saying("its callback for {event} failed: {text}"),
+    "ViolationSeen": _saying("invalid, from {source}: {problem}"),
+    "LeaseExpired": _saying("interrupts: {reason}"),
+    "HandlerOvertaken": _saying("EXPINTERRUPT overtakes the handler of {event}"),
+    "NoticesDropped": _saying("{source} does not get every notice"),
+    "EchoMissing": _saying("{source} did not confirm the answer to {event}"),
+    "StreamAdded": _saying("new stream {id}"),
+    "StreamRemoved": _saying("stream {id} is gone"),
+    "JournalFailed": _saying("the journal cannot be written: {problem}"),
+    "JournalRecovered": _saying("the journal is written again; {missing} records are missing"),
+}
+"""What people are told of each kind; of any other, its fields."""

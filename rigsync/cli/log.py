@@ -1,0 +1,206 @@
+"""`rigsync log`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any
+
+import click
+
+from rigsync.cli import happened
+from rigsync.cli.asked import (
+    check_forms,
+    csv_option,
+    journal_option,
+    open_journal,
+    references,
+    since_option,
+    state_of,
+    until_option,
+    write_csv,
+)
+from rigsync.cli.options import verbose_option
+from rigsync.cli.output import compact, end_interrupted_line, write_json, write_lines
+from rigsync.cli.tables import write_marked
+from rigsync.journal.doubles import without_doubles
+from rigsync.journal.query import Journal, Record, Session, matches
+
+WAKE = 0.2
+"""Seconds between two looks at what is new; a record is in the file 0.2 s after it happened."""
+COLUMNS = ["time", "bound", "session", "rig", "failure", "kind", "text", "data"]
+
+
+@click.command(short_help="Show what happened, in the last session or any other.")
+@click.argument("reference", metavar="[REF]", required=False, shell_complete=references)
+@click.option("--last", metavar="N", type=click.IntRange(min=1), help="The last N sessions.")
+@since_option
+@until_option
+@click.option("--rig", "rigs", metavar="PATTERN", multiple=True, help="Only what is about this rig; 'cameras:*'.")
+@click.option("--failures", is_flag=True, help="Only what has gone wrong.")
+@click.option("--all", "everything", is_flag=True, help="Progress, and how the links were, too.")
+@click.option("--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each record, of every kind.")
+@csv_option
+@click.option("--collect", is_flag=True, help="Fetch the rigs' own journals before, into this one.")
+@click.option("--rigs", "rigs_file", metavar="FILE", type=click.Path(), help="With --collect: the file of rigs.")
+@journal_option
+@verbose_option
+def command(
+    reference: str | None,
+    last: int | None,
+    since: float | None,
+    until: float | None,
+    rigs: tuple[str, ...],
+    failures: bool,
+    everything: bool,
+    follow: bool,
+    as_json: bool,
+    as_csv: bool,
+    collect: bool,
+    rigs_file: str | None,
+    file: str | None,
+) -> int:
+    """Show what happened: in the last session, in that of REF, in the --last N, or --since a time.
+
+    Each line has the time of day, the rig, and what happened there. What a rig's own journal tells is among it, where
+    the rig is on this computer or --collect has fetched it. It is given in the time of this computer; ± says how
+    exactly that is known, where it may be wrong by half a millisecond or more.
+
+    With --since or --until alone, what belongs to no session is shown, too. A day or a weekday begins at midnight.
+    --collect asks the rigs of the file of rigs. The exit status is 1 if one of them has not told all.
+
+    \b
+    rigsync log --last 5 --failures
+    rigsync log --since tuesday --until tuesday --rig 'cameras:*'
+    """  # noqa: D301 - click's mark for lines that it must not rewrap
+    check_forms(as_json, as_csv)
+    if rigs_file and not collect:
+        raise click.UsageError("--rigs is for --collect; to choose what is shown, write --rig")
+    if last is not None and reference:
+        raise click.UsageError("give either REF or --last")
+    if follow and until is not None:
+        raise click.UsageError("--follow has no end; leave out --until")
+    status = 0
+    if collect:
+        # What only this needs takes longer to load than the rest to run.
+        status = import_module("rigsync.cli.collecting").collect(file, rigs_file)
+    with open_journal(file) as journal:
+        kind = _CsvWriter if as_csv else _JsonWriter if as_json else _LineWriter
+        writer = kind(journal, rigs, failures)
+        newest = journal.newest
+        chosen = _Chosen(journal, reference, rigs, failures, everything or as_json or as_csv)
+        in_time = (since is not None or until is not None) and reference is None and last is None
+        if in_time:
+            writer.write(chosen.of(journal.events(since=since, until=until, **chosen.asked)), None)
+        else:
+            for session in _sessions(journal, reference, last, is_required=not follow):
+                records = journal.events(session, since=since, until=until, **chosen.asked)
+                writer.write(chosen.of(records), session)
+        if follow:
+            _follow(journal, newest, chosen, writer)
+    return status
+
+
+def _sessions(journal: Journal, reference: str | None, last: int | None, is_required: bool) -> list[Session]:
+    found = journal.sessions(reference, last=last or (None if reference else 1))
+    if not found and is_required:
+        journal.session(reference)  # which says why not
+    return found
+
+
+class _Chosen:
+    """What of a journal is shown."""
+
+    def __init__(
+        self, journal: Journal, reference: str | None, rigs: tuple[str, ...], failures: bool, everything: bool
+    ):
+        self._journal, self._reference, self.rigs = journal, reference, rigs
+        self._everything = everything
+        without = () if everything else happened.OFTEN
+        self.asked: dict[str, Any] = {"failures": failures, "rigs": rigs or None, "without": without}
+
+    def of(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Yield what is shown; to people nothing twice."""
+        return iter(records) if self._everything else without_doubles(records, self._journal.run)
+
+    def is_shown(self, record: Record) -> bool:
+        """Whether a record that has just been written is shown."""
+        if record.kind in happened.OFTEN and not self._everything:
+            return False
+        if self.asked["failures"] and not record.failure:
+            return False
+        if self._reference is not None and self._journal.reference_of(record) != self._reference:
+            return False
+        return self._journal.is_about(record, self.rigs)
+
+
+def _follow(journal: Journal, newest: int, chosen: _Chosen, writer: _Writer) -> None:
+    try:
+        while True:
+            records = journal.changes(newest)
+            if records:
+                newest = records[-1].id
+                writer.write(filter(chosen.is_shown, records), None)
+            else:
+                time.sleep(WAKE)
+                journal.check()
+    except KeyboardInterrupt:
+        end_interrupted_line()
+
+
+class _Writer:
+    """Prints records."""
+
+    def __init__(self, journal: Journal, rigs: tuple[str, ...], failures: bool):
+        self._journal, self._rigs, self._failures = journal, rigs, failures
+
+    def write(self, records: Iterable[Record], session: Session | None) -> None:
+        raise NotImplementedError
+
+    def lines(self, record: Record) -> Iterator[happened.Line]:
+        """Yield of a record what is asked for: it may be about several rigs."""
+        for line in happened.lines_of(record):
+            is_asked_for = not self._rigs or not line.rig or matches(line.rig, self._rigs)
+            if is_asked_for and (line.is_failure or not self._failures):
+                yield line
+
+
+class _JsonWriter(_Writer):
+    def write(self, records: Iterable[Record], session: Session | None) -> None:
+        for record in records:
+            write_json({**asdict(record), "ref": self._journal.reference_of(record)}, indent=None)
+
+
+class _CsvWriter(_Writer):
+    def __init__(self, journal: Journal, rigs: tuple[str, ...], failures: bool):
+        super().__init__(journal, rigs, failures)
+        write_csv(COLUMNS)
+
+    def write(self, records: Iterable[Record], session: Session | None) -> None:
+        for record in records:
+            reference, when = self._journal.reference_of(record), happened.local(record.time).isoformat()
+            for line in self.lines(record):
+                what = [line.rig, int(line.is_failure), record.kind, line.text, compact(record.data)]
+                write_csv([when, record.bound, reference, *what])
+
+
+class _LineWriter(_Writer):
+    _day, _width = "", 0
+
+    def write(self, records: Iterable[Record], session: Session | None) -> None:
+        if session is not None:
+            state = state_of(session, self._journal, time.time())
+            write_marked(happened.session_line(session, state), "bold red" if session.has_failed else "bold")
+            self._day = f"{happened.local(session.began):%Y-%m-%d}"
+            self._width = max(map(len, session.rigs), default=0)
+        for record in records:
+            for line in self.lines(record):
+                if line.day != self._day:
+                    self._day = line.day
+                    write_lines(line.day)
+                self._width = max(self._width, min(len(line.rig), 30))
+                style = "bold red" if line.is_failure else ""
+                write_marked(f"{line.time}  {line.rig:{self._width}}  {line.text}", style)

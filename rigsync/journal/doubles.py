@@ -1,0 +1,149 @@
+"""What a coordinator and a rig have both written, once: what the coordinator heard of a rig, and what the rig did.
+
+A rig's record is left out only where a coordinator's says the same. What a rig alone has noted stays, and so does what
+the two say differently: an order that was done and never answered, or a notice that was heard minutes later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rigsync.core.enums import ExpStatus
+from rigsync.journal.rows import Record, Run
+
+CLOSE = 2.0
+"""Seconds within which a notice that was told and one that was heard are the same."""
+WINDOW = 120.0
+"""Seconds for which a record waits for the other side's: as long as an order takes as a rule."""
+LONGEST = 200
+"""Characters of a failure that are compared: what a rig tells is cut on its way."""
+
+
+@dataclass(slots=True)
+class _Told:
+    """What a coordinator has written that a rig may have written too."""
+
+    begun: float
+    time: float
+    what: tuple[Any, ...]
+    is_used: bool = False
+
+
+@dataclass(slots=True)
+class _Recent:
+    """The newest of what coordinators have written, by rig."""
+
+    by_rig: dict[str, deque[_Told]] = field(default_factory=dict)
+
+    def add(self, rig: str, told: _Told) -> None:
+        self.by_rig.setdefault(rig, deque()).append(told)
+
+    def forget(self, before: float) -> None:
+        for told in self.by_rig.values():
+            while told and told[0].time < before:
+                told.popleft()
+
+    def has(self, record: Record, what: tuple[Any, ...], once: bool = False) -> bool:
+        """Whether a coordinator has written the same of that rig; each such record counts `once`, or as often."""
+        near = CLOSE + (record.bound or 0.0)
+        for told in self.by_rig.get(record.rig or "", ()):
+            if told.what == what and told.begun - near <= record.time <= told.time + near and not told.is_used:
+                told.is_used = once
+                return True
+        return False
+
+
+def without_doubles(records: Iterable[Record], run_of: Callable[[int], Run]) -> Iterator[Record]:
+    """Yield records in order, without those of rigs that say what a coordinator's say.
+
+    Parameters
+    ----------
+    records : iterable of Record
+        In the order of time.
+    run_of : callable
+        `Journal.run`.
+    """
+    recent, waiting = _Recent(), deque[Record]()
+    for record in records:
+        if run_of(record.run).kind != "rig":
+            _note(record, recent)
+        waiting.append(record)
+        while waiting[0].time < record.time - WINDOW:
+            yield from _unless_double(waiting.popleft(), recent, run_of)
+            recent.forget(waiting[0].time - WINDOW)
+    for record in waiting:
+        yield from _unless_double(record, recent, run_of)
+
+
+def _unless_double(record: Record, recent: _Recent, run_of: Callable[[int], Run]) -> Iterator[Record]:
+    is_rigs = run_of(record.run).kind == "rig"
+    if not (_is_double(record, recent) if is_rigs else _is_in_an_answer(record, recent)):
+        yield record
+
+
+def _is_in_an_answer(record: Record, recent: _Recent) -> bool:
+    """Whether a coordinator heard from a rig what the rig's answer says, too: that it has another status."""
+    body = record.data.get("body")
+    if record.kind != "Notice" or record.data.get("topic") != "status" or not isinstance(body, dict):
+        return False
+    return not body.get("reason") and recent.has(record, ("led to", body.get("status")))
+
+
+def _is_double(record: Record, recent: _Recent) -> bool:
+    data = record.data
+    if record.kind == "MessageHandled":
+        return recent.has(record, ("order", str(data.get("event", record.id)), _start_of(data.get("error"))))
+    if record.kind == "StatusChanged":
+        reason = data.get("reason")
+        if reason:
+            return recent.has(record, ("status", data.get("after"), reason))
+        return recent.has(record, ("led to", data.get("after")))
+    if record.kind == "Notice":
+        body = data.get("body")
+        if data.get("topic") == "status" and isinstance(body, dict) and not body.get("reason"):
+            return True  # the rig's own StatusChanged says it
+        return recent.has(record, _notice(data), once=True)
+    return False
+
+
+def _note(record: Record, recent: _Recent) -> None:
+    data = record.data
+    if record.kind == "Notice" and record.rig is not None:
+        recent.add(record.rig, _Told(record.time, record.time, _notice(data)))
+        body = data.get("body")
+        if data.get("topic") == "status" and isinstance(body, dict):
+            recent.add(record.rig, _Told(record.time, record.time, ("status", body.get("status"), body.get("reason"))))
+    elif record.kind == "PushCompleted":
+        event, request_time = str(data.get("event")), data.get("request_time")
+        # Not the request time itself, if the clock was set since.
+        begun = request_time if isinstance(request_time, float) and request_time < record.time else record.time
+        for rig, answer in _items(data.get("answers")):
+            recent.add(rig, _Told(begun, record.time, ("order", event, None)))
+            if status := _status_in(answer):
+                recent.add(rig, _Told(begun, record.time, ("led to", status)))
+        for rig, failure in _items(data.get("failures")):
+            problem = failure.get("problem") if isinstance(failure, dict) else failure
+            recent.add(rig, _Told(begun, record.time, ("order", event, _start_of(problem))))
+
+
+def _status_in(answer: Any) -> str | None:
+    """Return the status that an answer tells, by its name."""
+    information = answer[-1] if isinstance(answer, list) and answer else None
+    status = information.get("status") if isinstance(information, dict) else information
+    return ExpStatus(status).name if isinstance(status, int) and status in set(ExpStatus) else None
+
+
+def _notice(data: dict[str, Any]) -> tuple[Any, ...]:
+    return "notice", data.get("topic"), data.get("key"), json.dumps(data.get("body"), sort_keys=True)
+
+
+def _items(found: Any) -> Iterable[tuple[str, Any]]:
+    return found.items() if isinstance(found, dict) else ()
+
+
+def _start_of(problem: Any) -> str | None:
+    return None if problem is None else str(problem)[:LONGEST]

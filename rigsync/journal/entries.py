@@ -1,0 +1,108 @@
+"""What the journal keeps of an event, and whether that is a failure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rigsync.core.events import (
+    EchoMissing,
+    Event,
+    JournalFailed,
+    LeaseExpired,
+    LinkLost,
+    MessageHandled,
+    MessageReceived,
+    Notice,
+    NoticesDropped,
+    ProbeAnswered,
+    ProbeRefused,
+    ProgressChanged,
+    PushCompleted,
+    PushDecided,
+    RemoteComplaint,
+    RequestReceived,
+    RigSettled,
+    StatusChanged,
+    StoodStill,
+    StreamUpdated,
+    ViolationSeen,
+)
+from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
+from rigsync.core.notices import FAILURE
+from rigsync.core.queries import JOURNAL
+from rigsync.hub.documents import fields_as_json, fields_of, json_of, small
+from rigsync.hub.events import Tick
+from rigsync.journal.secrets import may_hold_secrets, without_secrets
+from rigsync.journal.sessions import reason_in
+
+LEFT_OUT: frozenset[type[Event]] = frozenset({ProbeAnswered, ProbeRefused, RequestReceived, RigSettled, Tick})
+"""Kinds that the journal does not keep: `Sample` and the other kinds tell what came of them."""
+THINNED: frozenset[type[Event]] = frozenset({ProgressChanged, StreamUpdated})
+"""Kinds of which it keeps one each `THIN` seconds, and the last."""
+LARGEST = 256 << 10
+"""Characters of an event's fields as JSON; of larger ones, only the small fields are kept."""
+_ALWAYS = (
+    EchoMissing,
+    JournalFailed,
+    LeaseExpired,
+    LinkLost,
+    NoticesDropped,
+    PushDecided,
+    RemoteComplaint,
+    StoodStill,
+    ViolationSeen,
+)
+
+
+def is_failure(event: Event) -> bool:
+    """Return whether an event tells that something has gone wrong."""
+    if isinstance(event, PushCompleted):
+        return bool(event.failures)
+    if isinstance(event, MessageHandled):
+        return event.error is not None
+    if isinstance(event, StatusChanged):
+        return event.reason is not None
+    if isinstance(event, Notice):
+        if event.topic == "log":
+            return isinstance(event.body, dict) and bool(event.body.get("error"))
+        return event.topic == FAILURE or (event.topic == "status" and reason_in(event.body) is not None)
+    return isinstance(event, _ALWAYS)
+
+
+def is_kept(event: Event) -> bool:
+    """Return whether the journal keeps an event of a kind that it keeps.
+
+    Of answers it keeps when each has come in an experiment's life cycle; of others, the push tells all. Of what fetches
+    a journal it keeps nothing.
+    """
+    message = getattr(event, "event", None)
+    is_answer = isinstance(event, MessageReceived) and event.request_time is not None
+    return (not is_answer or message in LIFECYCLE_MESSAGES) and message != JOURNAL
+
+
+def data_of(event: Event) -> str:
+    """Return the fields of an event as JSON, in ASCII, without secrets."""
+    if isinstance(event, MessageReceived) and event.request_time is not None:
+        return encoded({**fields_of(event), "args": None})  # the push has them
+    try:
+        text = fields_as_json(event)
+    except RuntimeError:  # who has the answer as well changes it at this moment
+        return encoded({"left_out": ["all: it was changed at that moment"]})
+    if may_hold_secrets(text) or len(text) > LARGEST:
+        return encoded(json.loads(text))
+    return text
+
+
+def encoded(fields: dict[str, Any]) -> str:
+    """Return plain data as JSON, in ASCII, without secrets and not too large."""
+    text = json_of(fields)
+    if may_hold_secrets(text):
+        fields = without_secrets(fields)
+        text = json_of(fields)
+    return text if len(text) <= LARGEST else json_of(small(fields))
+
+
+def storable(text: str) -> str:
+    """Return text that SQLite can take: lone surrogates are escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,341 @@
+"""Which experiment an event belongs to, and what became of each: as a coordinator sees it, and as a rig does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import (
+    Event,
+    HandlerDue,
+    LinkAlive,
+    LinkLost,
+    MessageHandled,
+    Notice,
+    PushBegun,
+    PushCompleted,
+    StatusChanged,
+)
+from rigsync.core.health import problem_of
+from rigsync.core.lifecycle import (
+    LIFECYCLE_MESSAGES,
+    canonical_reference,
+    named_reference,
+    reference_parts,
+    rehearses,
+    takes_over,
+)
+from rigsync.core.messages import Verb
+from rigsync.core.notices import FAILURE, RECOVERED
+from rigsync.core.recorded import totals_of
+from rigsync.journal.drafts import RunRow, SessionRow
+
+COMPLETE, INCOMPLETE, INTERRUPTED, FAILED = "complete", "incomplete", "interrupted", "failed"
+"""Outcomes: every rig has ended well; some have not; it was broken off; it has not begun on all rigs."""
+OK = "ok"
+INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
+INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
+
+
+class _Course:
+    """A session of a coordinator that goes on, or waits for its clean-up."""
+
+    def __init__(self, row: SessionRow, rigs: Iterable[str]):
+        self.row, self.rigs = row, dict.fromkeys(rigs)
+        self.begun: set[str] = set()
+        self.over: set[str] = set()
+        """Rigs that have been told to end, and of which it is known what became of that."""
+        self.troubles: dict[str, dict[str, str]] = {}
+        """What is wrong at each rig, by what has failed."""
+        self.recorded: dict[str, tuple[int, int]] = {}
+        self.has_failed = False
+        """Whether a rig has refused to begin."""
+
+    def trouble_of(self, rig: str) -> str | None:
+        return "; ".join(self.troubles.get(rig, {}).values()) or None
+
+
+class CoordinatorSessions:
+    """The sessions of a coordinator: of the experiments that it begins, joins or ends.
+
+    Parameters
+    ----------
+    run : RunRow
+        The coordinator's.
+    reference : callable
+        Returns which experiment goes on at some rigs, as they say; None for none.
+    """
+
+    def __init__(self, run: RunRow, reference: Callable[[Iterable[str]], str | None]):
+        self._run, self._reference = run, reference
+        self._going: dict[str, _Course] = {}
+        """By reference in its canonical form."""
+        self._pushes: dict[float, _Course | None] = {}
+        self._rehearsing: set[str] = set()
+        self.changed: dict[SessionRow, None] = {}
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an experiment goes on."""
+        return any(course.row.ended is None for course in self._going.values())
+
+    def take(self, event: Event, time: float) -> SessionRow | None:
+        """Return the session that an event of a Unix time belongs to; take the events in their order."""
+        if isinstance(event, PushBegun):
+            course = self._pushes[event.request_time] = self._begin(event, time)
+        elif isinstance(event, PushCompleted):
+            known = self._pushes.pop(event.request_time, None)
+            course = known or self._of(event.answers.keys() | event.failures.keys())
+            if course:
+                self._complete(course, event, time)
+        else:
+            request_time = getattr(event, "request_time", None)
+            rig = getattr(event, "rig", None)
+            course = self._pushes.get(request_time) if isinstance(request_time, float) else None
+            course = course or self._of([rig] if isinstance(rig, str) else None)
+            if course and isinstance(rig, str):
+                self._note_trouble(course, rig, event)
+        return course.row if course else None
+
+    def session_of(self, rig: str) -> SessionRow | None:
+        """Return the session of a rig."""
+        course = self._of([rig])
+        return course.row if course else None
+
+    def fail(self, row: SessionRow | None) -> None:
+        """Count a failure of a session."""
+        if row:
+            row.failures += 1
+            self.changed[row] = None
+
+    def _of(self, rigs: Iterable[str] | None) -> _Course | None:
+        """Return the newest session with one of these rigs, or of any."""
+        asked = None if rigs is None else set(rigs)
+        for course in reversed(self._going.values()):
+            if asked is None or not asked.isdisjoint(course.rigs):
+                return course
+        return None
+
+    def _begin(self, event: PushBegun, time: float) -> _Course | None:
+        if event.event not in (INIT, START):
+            course = self._of(event.rigs)
+            if course is None and event.event in (END, INTERRUPT):
+                reference = self._reference(event.rigs)  # another program has begun it
+                if reference is not None and self._rehearsing.isdisjoint(event.rigs):
+                    course = self._open(reference, event.rigs, time, adopts=True)
+            return course
+        reference, is_joined, is_rehearsal = _named(event.event, event.args)
+        if event.event is INIT:
+            self._rehearsing.difference_update(event.rigs)
+            if is_rehearsal:
+                self._rehearsing.update(event.rigs)
+        if not self._rehearsing.isdisjoint(event.rigs):
+            return None
+        course = self._of(event.rigs)
+        if reference is None:
+            if course and course.row.ended is None:
+                return course
+            return self._open("", event.rigs, time) if event.event is START else None
+        known = self._going.get(canonical_reference(reference))
+        if known and known.row.ended is None:
+            known.rigs.update(dict.fromkeys(event.rigs))
+            return known
+        adopts = is_joined or event.event is START
+        return self._open(reference, event.rigs, time, adopts=adopts)
+
+    def _open(self, reference: str, rigs: list[str], time: float, adopts: bool = False) -> _Course:
+        self._leave(rigs)
+        key = canonical_reference(reference)
+        parts = reference_parts(reference)
+        row = SessionRow(self._run, key, parts[2] if parts else None, time, adopts=adopts)
+        course = self._going[key] = _Course(row, rigs)
+        self.changed[row] = None
+        return course
+
+    def _leave(self, rigs: Iterable[str]) -> None:
+        """Take rigs out of the sessions that they were in."""
+        for key, course in list(self._going.items()):
+            for rig in rigs:
+                course.rigs.pop(rig, None)
+            if not course.rigs:
+                del self._going[key]
+
+    def _complete(self, course: _Course, event: PushCompleted, time: float) -> None:
+        message, row = event.event, course.row
+        if message not in LIFECYCLE_MESSAGES:
+            return
+        self.changed[row] = None
+        failures = {rig: error.problem for rig, error in event.failures.items()}
+        if message in (INIT, START):
+            row.rigs.update(failures)
+            course.has_failed = course.has_failed or bool(failures)
+            if message is START:
+                course.begun.update(event.answers)
+                row.rigs.update(dict.fromkeys(event.answers, OK))
+        elif message in (END, INTERRUPT):
+            self._end(course, event, failures, time)
+        else:
+            if row.ended is None:
+                self._conclude(course, INTERRUPTED, time)
+            self._leave(event.answers)
+            self._rehearsing.difference_update(event.answers)
+
+    def _end(self, course: _Course, event: PushCompleted, failures: Mapping[str, str], time: float) -> None:
+        row, was_over = course.row, course.row.ended is not None
+        if was_over and event.event is INTERRUPT:
+            return
+        course.over.update(event.answers, failures)
+        for rig, answer in event.answers.items():
+            information = answer[-1] if answer and isinstance(answer[-1], dict) else {}
+            unsure = information.get("unconfirmed")
+            told = OK if event.event is END or rig not in course.rigs else row.rigs.get(rig, OK)
+            row.rigs[rig] = course.trouble_of(rig) or (unsure if isinstance(unsure, str) else told)
+            if event.event is END:
+                course.recorded[rig] = recorded_in(information)
+        row.rigs.update(failures)
+        row.files = sum(files for files, _ in course.recorded.values())
+        row.bytes = sum(size for _, size in course.recorded.values())
+        if course.over >= course.rigs.keys():
+            is_complete = all(row.rigs.get(rig) == OK for rig in course.rigs)
+            ended = COMPLETE if is_complete else INCOMPLETE
+            self._conclude(course, INTERRUPTED if event.event is INTERRUPT else ended, time)
+
+    def _conclude(self, course: _Course, outcome: str, time: float) -> None:
+        if outcome == INTERRUPTED and course.has_failed and not course.begun >= course.rigs.keys():
+            outcome = FAILED
+        course.row.ended, course.row.outcome = course.row.ended or time, outcome
+
+    def _note_trouble(self, course: _Course, rig: str, event: Event) -> None:
+        troubles = course.troubles.setdefault(rig, {})
+        if isinstance(event, LinkLost):
+            troubles["link"] = f"lost: {event.reason}"
+        elif isinstance(event, LinkAlive):
+            troubles.pop("link", None)
+        elif isinstance(event, Notice):
+            key = f"failure {event.key}"
+            if event.topic == FAILURE:
+                troubles[key] = problem_of(event.body)
+            elif event.topic == RECOVERED:
+                troubles.pop(key, None)
+            elif event.topic == "status" and (reason := reason_in(event.body)):
+                troubles["status"] = reason
+
+
+class RigSessions:
+    """The sessions of a rig, by its status."""
+
+    def __init__(self, run: RunRow):
+        self._run = run
+        self._row: SessionRow | None = None
+        self._troubles: dict[str, str] = {}
+        self._is_rehearsal = False
+        self._is_begun = self._was_running = False
+        """Whether the status has shown the present session, and whether it was RUNNING."""
+        self._has_failed = self._is_settling = self._is_left = False
+        """Whether a message that begins has failed; whether the message that has ended the session, and the one that
+        cleans up after it, is yet to be told."""
+        self.changed: dict[SessionRow, None] = {}
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an experiment goes on."""
+        return self._row is not None and self._row.ended is None
+
+    def take(self, event: Event, time: float) -> SessionRow | None:
+        """Return the session that an event of a Unix time belongs to; take the events in their order."""
+        if isinstance(event, HandlerDue) and event.event is INIT:
+            reference, _, self._is_rehearsal = _named(event.event, event.args)
+            if reference is not None and not self._is_rehearsal and not self.goes_on:
+                self._begin(reference, time)
+        elif isinstance(event, StatusChanged):
+            self._change(event, time)
+        elif isinstance(event, Notice) and event.topic in (FAILURE, RECOVERED):
+            self._troubles.pop(event.key or "", None)
+            if event.topic == FAILURE:
+                self._troubles[event.key or ""] = problem_of(event.body)
+        row = self._row
+        if isinstance(event, MessageHandled) and row and event.event in LIFECYCLE_MESSAGES:
+            self._settle(event, row, time)
+        return row
+
+    def session_of(self, _: str) -> SessionRow | None:
+        """Return the session of the rig."""
+        return self._row
+
+    def fail(self, row: SessionRow | None) -> None:
+        """Count a failure of a session."""
+        if row:
+            row.failures += 1
+            self.changed[row] = None
+
+    def _begin(self, reference: str, time: float) -> SessionRow:
+        key = canonical_reference(reference)
+        parts = reference_parts(reference)
+        row = self._row = SessionRow(self._run, key, parts[2] if parts else None, time)
+        self._troubles = {}
+        self._is_begun = self._was_running = self._has_failed = self._is_settling = self._is_left = False
+        self.changed[row] = None
+        return row
+
+    def _change(self, event: StatusChanged, time: float) -> None:
+        """Begin or end a session."""
+        row, reference = self._row, canonical_reference(event.exp_ref or "")
+        if event.after in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
+            if self._is_rehearsal:
+                self._row = None
+                return
+            if row is None or row.ended is not None or row.ref not in ("", reference):
+                row = self._begin(reference, time)
+            row.ref = row.ref or reference
+            self._is_begun = True
+            self._was_running = self._was_running or event.after is ExpStatus.RUNNING
+            self.changed[row] = None
+        elif row:
+            if row.ended is None:
+                trouble = event.reason or "; ".join(self._troubles.values())
+                is_whole = self._was_running and event.reason is None
+                outcome = (INCOMPLETE if trouble else COMPLETE) if is_whole else INTERRUPTED
+                row.outcome = FAILED if self._has_failed and not self._was_running else outcome
+                row.ended, self._is_settling = time, True
+                row.rigs[self._run.name] = trouble or OK
+                self.changed[row] = None
+            self._is_left = event.after is ExpStatus.CONNECTED
+
+    def _settle(self, event: MessageHandled, row: SessionRow, time: float) -> None:
+        """Take note of what became of a message, which the rig tells after the change that it led to."""
+        self.changed[row] = None
+        if self._is_left:
+            self._row = None
+        elif event.error and event.event in (INIT, START):
+            self._has_failed = row.ended is None or self._has_failed
+            if not self._is_begun:
+                row.ended, row.outcome, self._row = time, FAILED, None
+            if self._has_failed:
+                row.rigs[self._run.name] = event.error
+        elif self._is_settling and event.event in (END, INTERRUPT):
+            if event.error:
+                row.outcome, row.rigs[self._run.name] = INCOMPLETE, event.error
+            if event.event is INTERRUPT and row.outcome != FAILED:
+                row.outcome = INTERRUPTED
+        self._is_settling = False
+
+
+def recorded_in(information: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the number and the bytes of the files that a rig says it has recorded."""
+    totals = totals_of(information.get("recorded"))
+    return (totals.files, totals.bytes) if totals else (0, 0)
+
+
+def reason_in(body: Any) -> str | None:
+    """Return why a rig has changed its status by itself, as its notice says."""
+    reason = body.get("reason") if isinstance(body, dict) else None
+    return reason if isinstance(reason, str) and reason else None
+
+
+def _named(event: Verb, args: list[Any]) -> tuple[str | None, bool, bool]:
+    """Return the reference that a message names, whether it joins an experiment, and whether it is for a rehearsal."""
+    try:
+        return named_reference(event, args), takes_over(event, args), rehearses(event, args)
+    except ValueError:  # which the rigs refuse
+        return None, False, False

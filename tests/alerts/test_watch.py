@@ -1,0 +1,208 @@
+"""Which events people are told of: those of an experiment that this program commands, and those of a rig of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from alerts.support import REFERENCE
+from rigsync.alerts.watch import CoordinatorWatch, Happening, RigWatch
+from rigsync.core.enums import ExpMessage, ExpStatus
+from rigsync.core.events import (
+    Event,
+    HandlerDue,
+    LinkLost,
+    LinkState,
+    MessageHandled,
+    Notice,
+    PushBegun,
+    PushCompleted,
+    StatusChanged,
+)
+from rigsync.errors import Interrupted, RemoteError, RigTimeout
+
+INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
+INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
+
+
+def begun(event: ExpMessage, *args: Any, rigs: Iterable[str] = ("left", "right")) -> PushBegun:
+    return PushBegun(1.0, event, list(args), list(rigs), None)
+
+
+def completed(event: ExpMessage, answers: Any = ("left", "right"), failures: Any = None) -> PushCompleted:
+    told = answers if isinstance(answers, dict) else {rig: [{}] for rig in answers}
+    return PushCompleted(1.0, event, told, failures or {})
+
+
+def lost(rig: str = "left") -> LinkLost:
+    return LinkLost(rig, LinkState.ALIVE, LinkState.LOST, "silent for 5.0 s")
+
+
+def notice(topic: str, body: Any, key: str | None = None, rig: str = "left") -> Notice:
+    return Notice(rig, topic, key, body, True)
+
+
+BEGINNING = [begun(INIT, {"exp_ref": REFERENCE}), completed(INIT), begun(START, REFERENCE), completed(START)]
+
+
+def told(*events: Event, watch: Any = None) -> list[tuple[str, tuple[str, ...], str]]:
+    watch = watch or CoordinatorWatch()
+    found: list[Happening] = []
+    for second, event in enumerate(events):
+        found += watch.take(event, float(second))
+    return [(each.on, each.rigs, each.text) for each in found]
+
+
+def test_a_program_that_only_watches_tells_nothing() -> None:
+    assert told(lost(), notice("failure", {"problem": "disk full"})) == []
+
+
+def test_what_goes_wrong_while_it_is_in_charge() -> None:
+    failing = notice("failure", {"problem": "the file does not grow"})
+    low = notice("failure", {"problem": "nearly full"}, key="free_disk", rig="right")
+    stopped = notice("status", {"status": "STOPPED", "reason": "ffmpeg ended by itself"})
+    ordinary = notice("status", {"status": "STOPPED", "reason": None})
+    after = [completed(CLEANUP), lost(), failing]
+    assert told(*BEGINNING, failing, low, stopped, ordinary, lost("right"), lost("other"), *after) == [
+        ("failure", ("left",), "the file does not grow"),
+        ("disk low", ("right",), "nearly full"),
+        ("interrupted", ("left",), "ffmpeg ended by itself"),
+        ("lost", ("right",), "silent for 5.0 s"),
+    ]
+
+
+def test_a_session_that_ends_well() -> None:
+    files = [{"path": "/a.mp4", "bytes": 1000}, {"path": "/b.mp4", "bytes": 2_000_000}]
+    answers = {"left": [{"recorded": {"seconds": 2.0, "files": files}}], "right": [{"recorded": "junk"}]}
+    end = [begun(END), completed(END, answers), begun(CLEANUP), completed(CLEANUP)]
+    assert told(*BEGINNING, *end) == [
+        ("session end", ("left", "right"), "the session has ended after 0:03, complete, 2 files, 2 MB"),
+    ]
+
+
+def test_a_session_whose_rigs_end_one_by_one_ends_with_the_last() -> None:
+    events = [*BEGINNING, completed(END, ["left"]), completed(END, ["right"])]
+    assert [on for on, *_ in told(*events[:-1])] == []
+    assert [rigs for _, rigs, _ in told(*events)] == [("left", "right")]
+
+
+def test_a_session_that_ends_badly() -> None:
+    failures = {"left": RemoteError("left", "EndedBadly", "nothing was recorded", "")}
+    assert told(*BEGINNING, completed(END, ["right"], failures)) == [
+        ("failure", ("left",), f"EXPEND: {failures['left'].problem}"),
+        (
+            "session end",
+            ("right", "left"),
+            f"the session has ended after 0:02, incomplete: left: {failures['left'].problem}",
+        ),
+    ]
+
+
+def test_an_interrupt_has_its_reason() -> None:
+    interrupt = begun(INTERRUPT, {"error": "KeyboardInterrupt", "message": "", "traceback": "..."})
+    assert told(*BEGINNING, interrupt, completed(INTERRUPT)) == [
+        ("interrupted", ("left", "right"), "EXPINTERRUPT: KeyboardInterrupt"),
+        ("session end", ("left", "right"), "the session was interrupted after 0:03"),
+    ]
+
+
+def test_a_rig_that_does_not_begin_is_told_and_what_follows_from_that_is_not() -> None:
+    failures = {"left": RemoteError("left", "OSError", "no camera", ""), "right": Interrupted("right", "overtaken")}
+    events = [BEGINNING[0], completed(INIT, [], failures), begun(INTERRUPT), completed(INTERRUPT), lost()]
+    assert [(on, rigs) for on, rigs, _ in told(*events)] == [("failure", ("left",)), ("interrupted", ("left", "right"))]
+
+
+def test_an_end_that_another_program_has_begun() -> None:
+    answers = {"left": [{"exp_ref": REFERENCE}]}
+    found = list(CoordinatorWatch().take(completed(END, answers), 0.0))
+    assert [(each.on, each.text, each.exp_ref) for each in found] == [
+        ("session end", "the session has ended, complete", REFERENCE)
+    ]
+    assert told(completed(END, [], {"left": RigTimeout("left", "no answer")})) == [
+        ("failure", ("left",), "EXPEND: no answer")
+    ]
+
+
+def test_an_experiment_that_is_taken_over_is_told_of_to_its_end() -> None:
+    running = {"left": [{"status": 20}], "right": [{"status": 20}]}
+    events = [begun(INIT, {"exp_ref": REFERENCE, "takeover": True}), completed(INIT, running), completed(END)]
+    assert [on for on, *_ in told(*events)] == ["session end"]
+
+
+def test_a_rehearsal_is_nobody_s_affair() -> None:
+    init = begun(INIT, {"exp_ref": REFERENCE, "rehearsal": True})
+    failing = notice("failure", {"problem": "the file does not grow"})
+    end = completed(END, ["right"], {"left": RemoteError("left", "EndedBadly", "nothing was recorded", "")})
+    assert told(init, *BEGINNING[1:], failing, lost(), begun(INTERRUPT), completed(INTERRUPT), end) == []
+    assert told(init, *BEGINNING[1:], completed(CLEANUP), *BEGINNING, failing) != []
+
+
+@pytest.mark.parametrize("args", [[], [7], [{"rehearsal": "yes"}], [{"exp_ref": []}]])
+def test_odd_data_are_no_obstacle(args: list[Any]) -> None:
+    assert [on for on, *_ in told(begun(INIT, *args), completed(INIT), lost())] == ["lost"]
+    assert told(*BEGINNING, begun(INTERRUPT, *args))[0][0] == "interrupted"
+    assert told(HandlerDue(1, INIT, args), watch=RigWatch("left")) == []
+
+
+# -------------------------------------------------------------------------------------------------------- of a rig
+
+
+def status(before: ExpStatus, after: ExpStatus, reason: str | None = None) -> StatusChanged:
+    return StatusChanged(before, after, REFERENCE, reason)
+
+
+RUNNING = status(ExpStatus.INITIALIZED, ExpStatus.RUNNING)
+STOPPED = status(ExpStatus.RUNNING, ExpStatus.STOPPED)
+
+
+def handled(event: ExpMessage, error: str | None = None, is_told: bool = True) -> MessageHandled:
+    return MessageHandled("127.0.0.1:5", event, error, is_told)
+
+
+def of_rig(*events: Event) -> list[tuple[str, tuple[str, ...], str]]:
+    return told(*events, watch=RigWatch("left"))
+
+
+def test_a_rig_tells_of_its_own_failures_in_a_session_or_not() -> None:
+    failing, low = notice("failure", {"problem": "no signal"}), notice("failure", {"problem": "full"}, key="free_disk")
+    assert of_rig(failing, low, notice("log", {"error": "x"}), handled(START, "OSError: no camera")) == [
+        ("failure", ("left",), "no signal"),
+        ("disk low", ("left",), "full"),
+        ("failure", ("left",), "EXPSTART: OSError: no camera"),
+    ]
+
+
+def test_what_a_rig_refuses_is_no_failure_of_it() -> None:
+    refused = (
+        handled(START, "StateError: not now"),
+        handled(INIT, "BusyError: another"),
+        handled(START, "OSError", False),
+    )
+    assert of_rig(*refused, handled(ExpMessage.EXPINFO, "OSError: x")) == []
+
+
+def test_a_rig_tells_of_its_session_s_end() -> None:
+    assert of_rig(RUNNING, STOPPED, handled(END), handled(CLEANUP)) == [
+        ("session end", ("left",), "the recording has ended after 0:02")
+    ]
+    assert of_rig(RUNNING, STOPPED, handled(END, "EndedBadly: empty")) == [
+        ("failure", ("left",), "EXPEND: EndedBadly: empty"),
+        ("session end", ("left",), "the recording has ended after 0:02, badly: EndedBadly: empty"),
+    ]
+    assert of_rig(RUNNING, handled(END, "RecordingGoesOn: x"))[1:] == []
+
+
+def test_a_rig_tells_of_an_interrupt_while_it_records() -> None:
+    interrupt = HandlerDue(1, INTERRUPT, [{"reason": "the coordinator is silent"}])
+    assert of_rig(interrupt, handled(INTERRUPT)) == []
+    assert of_rig(RUNNING, interrupt, STOPPED, handled(INTERRUPT)) == [
+        ("interrupted", ("left",), "EXPINTERRUPT: the coordinator is silent"),
+        ("session end", ("left",), "the recording was interrupted after 0:03"),
+    ]
+
+
+def test_a_rig_s_rehearsal_is_nobody_s_affair() -> None:
+    init = HandlerDue(1, INIT, [{"exp_ref": REFERENCE, "rehearsal": True}])
+    assert of_rig(init, RUNNING, notice("failure", {"problem": "x"}), STOPPED, handled(END)) == []
