@@ -22,6 +22,11 @@ def classes_of(names: Iterable[str]) -> dict[str, Any]:
         raise ConfigError(str(error)) from error
 
 
+def bridges_of_agent(file: str) -> list[str]:
+    """Return the names of the bridges of an agent's file. What reads such files is only loaded for that."""
+    return list(import_module("rigsync.agent.file").read_agent_file(file).bridges)
+
+
 def made(classes: Mapping[str, Any], bridges: Mapping[str, Mapping[str, Any]], lab: Any) -> list[Any]:
     """Make the bridges of a file for a rig or those who command rigs; `classes_of` has loaded their classes."""
     return [

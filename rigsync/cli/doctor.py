@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Collection, Iterable, Mapping
-from importlib import import_module
 from typing import Any
 
 import click
@@ -13,7 +12,7 @@ import click
 from rigsync._text import printable
 from rigsync.agent.keys import is_agent_file
 from rigsync.cli import completion
-from rigsync.cli.bridge_classes import classes_of
+from rigsync.cli.bridge_classes import bridges_of_agent, classes_of
 from rigsync.cli.logs import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import milliseconds, offset, write_json, write_line, write_lines, write_text
@@ -52,7 +51,7 @@ def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_jso
     start_logging()
     agents = [each for each in patterns if _is_agent_file(each)]
     names = [each for each in patterns if each not in agents]
-    bridges = [name for agent in agents for name in _bridges_of(agent)]
+    bridges = [name for agent in agents for name in bridges_of_agent(agent)]
     diagnoses = {}
     if names or not agents:
         rigs = rigs_of_file(rigs_file)
@@ -70,11 +69,6 @@ def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_jso
 
 def _is_agent_file(name: str) -> bool:
     return name.lower().endswith((".yaml", ".yml")) and os.path.isfile(name) and is_agent_file(name)
-
-
-def _bridges_of(agent: str) -> list[str]:
-    """Return the bridges of an agent's file. What reads such files is only loaded for that."""
-    return list(import_module("rigsync.agent.file").read_agent_file(agent).bridges)
 
 
 def _lacking(bridges: Iterable[str]) -> dict[str, Finding]:
