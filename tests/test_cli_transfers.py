@@ -243,7 +243,7 @@ def test_what_is_no_answer_of_an_agent(lab: Lab, serve: Callable[..., Rig]) -> N
 
 
 def test_more_than_an_answer_holds_is_counted(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rigsync.agent.finishing.MOST_TOLD", 2)
+    monkeypatch.setattr("rigsync.agent.finishing.ROOM_TOLD", 1000)
     lab.job(REFERENCE, *WAITS)
     for _ in range(3):
         lab.job(OTHER, state="failed", problem="x" * 5000)

@@ -173,7 +173,7 @@ class Queue:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._known: dict[str, tuple[tuple[int, ...], bytes]] = {}
+        self._known: dict[str, tuple[tuple[int, ...], Job]] = {}
 
     def look(self) -> Listing:
         """Read all that is there; an empty folder, or none, has no jobs.
@@ -197,7 +197,7 @@ class Queue:
                 listing.wishes.append((match["what"], match["id"]))
             else:
                 try:
-                    listing.jobs.append(parsed(match["id"], self._content(name)))
+                    listing.jobs.append(self._job(name, match["id"]))
                 except FileNotFoundError:  # somebody has just removed it
                     continue
                 except (OSError, ValueError) as error:
@@ -234,21 +234,20 @@ class Queue:
         with contextlib.suppress(FileNotFoundError):
             _patiently((self.folder / f"{name}.{what}").unlink)
 
-    def wished(self, name: str, what: str) -> Job | None:
-        """Return the job as somebody wishes it to be; None where that cannot be read."""
+    def job(self, name: str, what: str = "json") -> Job | None:
+        """Return a job as it is now, or as somebody wishes it to be; None where that cannot be read."""
         try:
-            job = parsed(name, _read(self.folder / f"{name}.{what}"))
+            return parsed(name, _read(self.folder / f"{name}.{what}"))
         except (OSError, ValueError):
             return None
-        return job if job.state == WAITING else None
 
-    def _content(self, name: str) -> bytes:
+    def _job(self, name: str, of: str) -> Job:
         path = self.folder / name
         found = os.lstat(path)
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
         known = self._known.get(name)
         if not known or known[0] != stamp:
-            known = self._known[name] = stamp, _read(path)
+            known = self._known[name] = stamp, parsed(of, _read(path))
         return known[1]
 
     def _tidy(self, name: str) -> None:

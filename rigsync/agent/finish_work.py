@@ -95,7 +95,7 @@ class FinishWork:
     async def run(self, each_turn: Callable[[], Awaitable[None]]) -> None:
         """Do what is to be done, until this is cancelled. `each_turn` is called before each look at the queue."""
         try:
-            while not self._closing.is_set():
+            while not self._closing.is_set() and await self._has_work():
                 self._news.clear()
                 try:
                     await self._turn(each_turn)
@@ -109,12 +109,23 @@ class FinishWork:
                     if self._said.get("fault") != repr(error):
                         self._said["fault"] = repr(error)
                         _logger.exception("%s: what is to be done after sessions waits", self._name)
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), LOOK)
+                # Not wait_for: before Python 3.12 it ignores a cancellation that comes just with the news.
+                news = asyncio.ensure_future(self._news.wait())
+                try:
+                    await asyncio.wait([news], timeout=LOOK)
+                finally:
+                    news.cancel()
             await asyncio.Event().wait()
         finally:
             for task in self._tasks.copy():
                 task.cancel()
+
+    async def _has_work(self) -> bool:
+        """Whether there can be anything to do: the file says so, or said so once."""
+        if not self._file.finish:
+            with contextlib.suppress(RigsyncError, OSError, RuntimeError):
+                return bool(await self.ask(self.queue.folder.exists))
+        return True
 
     async def _turn(self, each_turn: Callable[[], Awaitable[None]]) -> None:
         self._tell_untold()
@@ -122,8 +133,6 @@ class FinishWork:
             if job := self.jobs.get(name) or self.held.get(name):
                 await self.save(job)
         await each_turn()
-        if not self._file.finish and not await self.ask(self.queue.folder.exists):
-            return
         if not self._has_claim:
             self.jobs = {name: job for name, job in self.jobs.items() if name in self._unsaved}  # the other's to do
             await self.ask(take_queue, self._claim, self.queue.folder)
@@ -155,6 +164,11 @@ class FinishWork:
             self._say_once("queue", f"what is to be done after sessions cannot be looked up: {error}")
         return listing
 
+    def untouched(self) -> list[Job]:
+        """Return the jobs that nothing was done of yet."""
+        begun = {name for name, running in self.running.items() if running.has_begun}
+        return [job for name, job in self.jobs.items() if job.state == WAITING and not job.done and name not in begun]
+
     def pause(self) -> None:
         """Have what runs end, to be begun anew later."""
         for running in self.running.values():
@@ -168,7 +182,8 @@ class FinishWork:
                 continue
             if is_first and job.state == FAILED:
                 self._tell_failed(job)
-            kept[job.id] = self.jobs.get(job.id, job)  # the one here is newer, or the same
+            known = self.jobs.get(job.id)  # which is newer, or the same, unless another agent has its session
+            kept[job.id] = known if known and known.state in (WAITING, FAILED) else job
         for job in kept.values():
             job.due = min(job.due, time.time() + max(RETRIES, default=0.0))  # the clock was set back
             job.running = job.id in self.running
@@ -183,10 +198,12 @@ class FinishWork:
             self._untell(job)
             await self.drop(job)
             _logger.info("%s: what was to be done after %s is forgotten, as somebody wished", self._name, job.label)
-        elif job and not running and (wished := await self.ask(self.queue.wished, name, wish)):
-            self._untell(job)
-            self.jobs[name] = wished
-            await self.save(wished)
+        elif job and not running:
+            wished = await self.ask(self.queue.job, name, wish)
+            if wished and wished.state == WAITING:
+                self._untell(job)
+                self.jobs[name] = wished
+                await self.save(wished)
         await self.ask(self.queue.remove, name, wish)
 
     # ---------------------------------------------------------------------------------------------------- doing
@@ -207,6 +224,7 @@ class FinishWork:
         try:
             keys = await self._keys_of(job)
             with claim.taking(keys):
+                running.has_begun = True
                 self._logs.add(log := log_of(self._file, job.values()))
                 await self._do_steps(running, log)
         except PathTaken as error:  # somebody records there again
@@ -412,6 +430,8 @@ class Running:
     def __init__(self, job: Job):
         self.job = job
         self.child: Child | None = None
+        self.has_begun = False
+        """Whether it has the files of its session."""
         self.is_paused = False
         """Whether it was told to end, to be begun anew later."""
         self.saved: float | None = None

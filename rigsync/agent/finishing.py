@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ from rigsync._text import one_line
 from rigsync.agent.aside import Aside
 from rigsync.agent.commands import GENTLE, LAST_GRACE
 from rigsync.agent.file import AgentFile
-from rigsync.agent.finish_queue import ENDED, FAILED, RECORDING, WAITING, Job, new_job
+from rigsync.agent.finish_queue import ENDED, FAILED, RECORDING, Job, new_job
 from rigsync.agent.finish_work import FinishWork
 from rigsync.agent.in_use import InUse, PathTaken
 from rigsync.agent.keys import INTERRUPT, WAIT
@@ -35,8 +36,8 @@ UNCLEANED = {ExpMessage.EXPEND: 3600.0, ExpMessage.EXPINTERRUPT: 60.0}
 take some time; an interrupt is followed at once."""
 TOLD_SOON = 2.0
 """Seconds for which EXPCLEANUP waits until the disk has the job. A drive may hang."""
-MOST_TOLD = 100
-"""Jobs in one answer, which has to fit into a datagram; of further ones their number is told."""
+ROOM_TOLD = 40_000
+"""Bytes of all jobs in one answer, which has to fit into a datagram; of further ones their number is told."""
 LONGEST_TOLD = 300
 """Characters of a problem in such an answer."""
 _UNDER_WAY = (ExpStatus.INITIALIZED, ExpStatus.RUNNING)
@@ -126,10 +127,15 @@ class Finishing:
 
     async def told(self) -> dict[str, Any]:
         """Return what is still to be done: the command `rigsync.transfers` asks. It changes nothing."""
-        jobs = [job.document() for job in self._unfinished()]
-        for job in jobs:
-            job["problem"] = job["problem"] and one_line(job["problem"])[:LONGEST_TOLD]
-        return {"jobs": jobs[:MOST_TOLD], "more": max(0, len(jobs) - MOST_TOLD)}
+        found, told, room = self._unfinished(), list[dict[str, Any]](), ROOM_TOLD
+        for job in found:
+            document = job.document()
+            document["problem"] = job.problem and one_line(job.problem)[:LONGEST_TOLD]
+            room -= len(json.dumps(document))
+            if room < 0:
+                break
+            told.append(document)
+        return {"jobs": told, "more": len(found) - len(told)}
 
     def _unfinished(self) -> list[Job]:
         """Return all jobs that are known, in the order of their sessions."""
@@ -196,8 +202,7 @@ class Finishing:
         for job in released:
             self._settle(job)
             # Several takes may be copied by one command, which runs once. One that runs may be past the last take.
-            alike = (other for other in self._work.jobs.values() if other.id not in self._work.running)
-            if job.state == FAILED or not any(_mean_the_same(job, other) for other in alike):
+            if job.state == FAILED or not any(_mean_the_same(job, other) for other in self._work.untouched()):
                 begun += 1
                 self._work.jobs[job.id] = job
                 work.append(self._work.in_background(self._work.save(job)))
@@ -234,14 +239,23 @@ class Finishing:
                 await self._work.ask(_take, self._locks, job)
             except PathTaken:  # its agent lives
                 continue
-            if job.state == RECORDING and INTERRUPT not in self._work.how.after:
-                await self._work.drop(job)
-            else:
-                text = "%s: the agent of %s ended before EXPCLEANUP; what was to be done then begins now"
-                _logger.warning(text, self._file.name, job.label)
-                self._settle(job)
-                await self._work.save(job)
+            await self._take_over(job.id)
             await self._let_go()
+
+    async def _take_over(self, name: str) -> None:
+        """Let a job begin whose session no agent has any more."""
+        job = await self._work.ask(self._work.queue.job, name)  # its agent may just have let it go
+        if not job:
+            self._work.jobs.pop(name, None)
+            return
+        self._work.jobs[name] = job
+        if job.state == RECORDING and INTERRUPT not in self._work.how.after:
+            await self._work.drop(job)
+        elif job.state in (RECORDING, ENDED):
+            text = "%s: the agent of %s ended before EXPCLEANUP; what was to be done then begins now"
+            _logger.warning(text, self._file.name, job.label)
+            self._settle(job)
+            await self._work.save(job)
 
 
 def _take(lock: InUse, job: Job) -> None:
@@ -255,7 +269,7 @@ def _key_of(job: Job) -> str:
 
 
 def _mean_the_same(one: Job, other: Job) -> bool:
-    if one.steps != other.steps or other.state != WAITING or other.done:
+    if one.steps != other.steps:
         return False
     by_shell = any(step.by_shell for step in one.steps or ())
     return environment(one.values(), shell=by_shell) == environment(other.values(), shell=by_shell)
