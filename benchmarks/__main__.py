@@ -1,6 +1,7 @@
 """Measure all the figures of docs/figures.md: `python -m benchmarks` (about five minutes; keep the machine idle).
 
-`python -m benchmarks strangers` measures what strangers can do to a rig (about four minutes).
+`python -m benchmarks strangers` measures what strangers can do to a rig (about four minutes), and `python -m benchmarks
+year` how long a year of sessions takes to ask (about three).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import platform
 import sys
 from statistics import median, quantiles
 
-from benchmarks import journal, lsl, measure, mqtt, osc, strangers, zeromq
+from benchmarks import journal, lsl, measure, mqtt, osc, strangers, year, zeromq
 
 
 def milliseconds(seconds: float) -> str:
@@ -149,23 +150,37 @@ def osc_rows() -> None:
             f"python-osc's {other}: {theirs:,.0f}; bar: half of it",
             f"{ours / theirs:.2f} ×",
         )
-    half, most = osc.lateness()
-    row(
-        "OSC bundle after its instant",
-        f"p50 {1e6 * half:.0f} µs, p95 {1e6 * most:.0f} µs",
-        "bar: p95 1 ms",
-        "",
-    )
+    for what, lateness in (
+        ("OSC bundle after its instant", osc.lateness),
+        ("OSC rig: python-osc acts on a push after its instant", osc.rig_lateness),
+    ):
+        half, most = lateness()
+        row(what, f"p50 {1e6 * half:.0f} µs, p95 {1e6 * most:.0f} µs", "bar: p95 1 ms", "")
     row("idle OSC bridge, 4 rigs, one program that is told", f"{osc.idle_share():.2%} of one core", "bar: 0.5 %", "")
 
 
 def zmq_rows() -> None:
-    ours, theirs = zeromq.latency()
+    *ours, theirs = zeromq.latency()
+    for where, each in zip(("event", "event of another thread"), ours, strict=True):
+        row(
+            f"ZeroMQ: {where} to a subscriber in another process, p50",
+            f"{1e3 * each:.2f} ms",
+            f"raw pyzmq, same bytes: {1e3 * theirs:.2f} ms; bar: 0.5 ms",
+            f"{each / theirs:.2f} ×",
+        )
+    half, most, rate = (found := zeromq.between_hubs())["hub"]
+    raw_half, raw_most, raw_rate = found["pull"]
     row(
-        "ZeroMQ: event to a subscriber in another process, p50",
-        f"{1e3 * ours:.2f} ms",
-        f"raw pyzmq, same bytes: {1e3 * theirs:.2f} ms; bar: 0.5 ms",
-        f"{ours / theirs:.2f} ×",
+        "ZeroMQ: event from a hub to one in another process",
+        f"p50 {1e3 * half:.2f} ms, p95 {1e3 * most:.2f} ms",
+        f"raw PUSH and PULL, same bytes: {1e3 * raw_half:.2f} ms, {1e3 * raw_most:.2f} ms",
+        f"{half / raw_half:.2f} ×, {most / raw_most:.2f} ×",
+    )
+    row(
+        "ZeroMQ: events from hub to hub, as fast as can be",
+        f"{rate:,.0f} a second",
+        f"raw PUSH and PULL: {raw_rate:,.0f} a second",
+        f"1/{raw_rate / rate:.0f}",
     )
     told, missed, rate = zeromq.joined()
     row(
@@ -225,6 +240,18 @@ def journal_rows() -> None:
             f"without: {milliseconds(bare)}, {milliseconds(bare_late)}; bar: p50 within 5 %",
             f"{ours / bare - 1:+.1%}",
         )
+
+
+def year_rows() -> None:
+    count, size, took = year.questions()
+    row(
+        f"journal: a year, {year.SESSIONS:,} sessions of an hour with {len(year.RIGS)} rigs",
+        f"{count:,} records, {size / 1e6:.0f} MB",
+        "bar: 1 GB",
+        "",
+    )
+    for what, seconds in took.items():
+        row(f"`rigsync {what}` of that year", milliseconds(seconds), "beside `import sqlite3`; bar: 300 ms", "")
 
 
 ATTACKS = {
@@ -294,9 +321,12 @@ ROWS = {
     "zmq": zmq_rows,
     "mqtt": mqtt_rows,
     "journal": journal_rows,
+    "year": year_rows,
     "strangers": stranger_rows,
 }
 """What may be named on the command line, to measure that alone: `python -m benchmarks push hub`."""
+APART = {"strangers", "year"}
+"""What takes some minutes by itself."""
 
 
 def main(names: list[str]) -> None:
@@ -304,7 +334,7 @@ def main(names: list[str]) -> None:
         sys.exit(f"no rows are called {', '.join(unknown)}; choices: {', '.join(ROWS)}")
     print(f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores\n", file=sys.stderr)
     print("| what | rigsync | held against, same run | ratio |\n| --- | --- | --- | --- |", flush=True)
-    for name in names or [name for name in ROWS if name != "strangers"]:
+    for name in names or [name for name in ROWS if name not in APART]:
         ROWS[name]()
 
 

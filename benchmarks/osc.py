@@ -1,6 +1,7 @@
 """The OSC bridge beside python-osc's own server and client, in one run: `python -m benchmarks osc`.
 
-`python -m benchmarks.osc PORT SECONDS` floods a port with one message, for the measurement of a server.
+`python -m benchmarks.osc PORT SECONDS` floods a port with one message, for the measurement of a server, and `python -m
+benchmarks.osc program` is an OSC program that tells when it acts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pythonosc.udp_client import SimpleUDPClient
 
 from benchmarks.farm import farm
 from benchmarks.measure import auxiliaries, interleaved
+from rigsync import Auxiliaries
 from rigsync.bridges.osc import OscBridge
 from rigsync.bridges.osc.telling import event_message
 from rigsync.core.events import ProgressChanged
@@ -142,6 +144,39 @@ def lateness(count: int = 300) -> tuple[float, float]:
     return statistics.median(late), statistics.quantiles(late, n=20)[-1]
 
 
+def rig_lateness(count: int = 150) -> tuple[float, float]:
+    """Median and 95th percentile of the seconds by which an OSC program acts after the instant of a push.
+
+    The program is python-osc's server in another process; the message comes as a bundle with its time tag.
+    """
+    late = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.osc", "program"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout
+        try:
+            uri = f"osc://127.0.0.1:{program.stdout.readline().strip()}"
+            messages = {"EXPINFO": [ADDRESS, "{id}"]}
+            with Auxiliaries({"program": {"uri": uri, "messages": messages, "answer": "/answer"}}) as aux:
+                aux.request("EXPINIT", {"exp_ref": "2026-11-20_1_mouse"})  # only who is in charge may name an instant
+                for number in range(count):
+                    result = aux.request("EXPINFO", delay=0.05 + 0.0037 * (number % 7))
+                    (acted,) = result["program"][-1]["answer"]
+                    late.append(float(acted) - result.at)
+        finally:
+            program.terminate()
+    return statistics.median(late), statistics.quantiles(late, n=20)[-1]
+
+
+def serve() -> None:
+    dispatcher = Dispatcher()
+    # Numbers of OSC have 32 bits, so the time goes as text.
+    dispatcher.map(ADDRESS, lambda _, number: ("/answer", number, "ok", repr(time.time())))
+    with BlockingOSCUDPServer(("127.0.0.1", 0), dispatcher) as server:
+        print(server.server_address[1], flush=True)
+        server.serve_forever()
+
+
 def idle_share() -> float:
     """Share of one core that a bridge that tells one program takes, with 4 rigs."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
@@ -165,4 +200,7 @@ def share_of(bridge: Callable[[Any], Any], seconds: float = 10.0) -> float:
 
 
 if __name__ == "__main__":
-    flood(int(sys.argv[1]), float(sys.argv[2]))
+    if sys.argv[1] == "program":
+        serve()
+    else:
+        flood(int(sys.argv[1]), float(sys.argv[2]))

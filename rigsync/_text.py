@@ -21,6 +21,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def spreadsheet_cell(value: Any) -> Any:
+    """Return a value for a table of text, where it stays text: a spreadsheet takes what begins with = for a formula."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = printable(str(value))
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
+
+
 def printable_lines(text: str) -> str:
     """Return text with its control characters escaped, but not its line ends."""
     return "\n".join(map(printable, text.split("\n")))

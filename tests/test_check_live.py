@@ -20,7 +20,6 @@ from rigsync.agent.aside import PATIENCE
 from rigsync.agent.file import read_agent_file
 from rigsync.cli.live import WAIT, Found
 from rigsync.core import agenda
-from rigsync.core.messages import Command as RigCommand
 from rigsync.core.queries import CHECK
 
 pytestmark = pytest.mark.filterwarnings(f"ignore:{PROBE_WARNING}:RuntimeWarning")
@@ -102,7 +101,7 @@ def test_it_may_be_asked_during_a_session_and_changes_nothing(lab: Lab, monkeypa
         assert (agent.status, agent.exp_ref) == (ExpStatus.RUNNING, REFERENCE)
 
         # A rig of the version before refuses it then, as any command.
-        monkeypatch.setattr(agenda, "CHECK", RigCommand("none"))
+        monkeypatch.setattr(agenda, "FOR_ANYBODY", frozenset())
         with Auxiliaries({"left": agent.uri}) as other, pytest.raises(BusyError):
             other.call("left", CHECK.name)
         assert lab.check().out.startswith("left: cannot be asked: its rigsync, from before this command,")

@@ -160,11 +160,20 @@ def test_a_command_loads_neither_another_command_nor_iblutil(commands: Commands,
     assert "rigsync.cli.options" in imported
     others = {f"rigsync.cli.{other}" for other in cli.COMMANDS if other not in (name, "push")}
     assert not imported & {"iblutil", "numpy", *others}  # the words of a command line are read by push
-    if name in ("push", "call", "rehearse", "run", "check"):  # which load the coordinator when they connect
+    if name in (
+        "push",
+        "call",
+        "rehearse",
+        "run",
+        "check",
+        "start",
+        "stop",
+        "interrupt",
+    ):  # which load the coordinator when they connect
         assert not imported & {"asyncio", "rigsync.coordinator.coordinator", "rigsync.rig.rig"}
-    if name not in ("demo", "watch"):  # a table in a pipe is plain
+    if name not in ("demo", "status", "watch"):  # a table in a pipe is plain
         assert "rich" not in imported
-    if name in ("push", "call", "ping", "watch", "doctor"):
+    if name in ("push", "call", "ping", "watch", "doctor", "status", "stop", "interrupt"):
         assert "rigsync.agent.file" not in imported
 
 
@@ -207,7 +216,8 @@ def test_a_misspelt_command_is_guessed(commands: Commands) -> None:
 
 
 def test_an_unknown_command_is_told_the_known_ones(commands: Commands) -> None:
-    assert f"the commands are {', '.join(cli.COMMANDS)}" in commands.run("zzz", status=2).err
+    known = f"the commands are {', '.join(cli.COMMANDS)}"
+    assert known in commands.run("zzz", status=2).err
 
 
 # --------------------------------------------------------------------------------------- where the rigs are found

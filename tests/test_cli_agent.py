@@ -79,6 +79,9 @@ def test_check_shows_every_key(rigsync: Rigsync, tmp_path: Path) -> None:
         "/data/raw/{x}/cam_*.avi grows, in segments",
         "/data/raw/{x}/cam_*.avi has settled",
         "validate  ffprobe -v error {file} (in /data)",
+        "cp -r /data/raw/{x}/{exp_ref} /nas/raw (in /data)",
+        "after end, 2 at once; while another session records: go on",
+        "queue     /data/queue",
         str(tmp_path / "logs" / "of"),
     ):
         assert text in outcome.out
@@ -120,6 +123,9 @@ def test_check_with_json(rigsync: Rigsync, tmp_path: Path) -> None:
     assert document["missing_programs"] == ["/data/bin/tool"]
     full = document["agent"]
     assert full["experiment_description"]["authors"] == ["me", 7]
+    assert full["finish"]["steps"][0]["words"][0] == "cp"
+    assert [step["percent"] for step in full["finish"]["steps"]] == [r"(\d+)%", None]
+    assert full["finish"]["queue"] == "/data/queue"
     assert full["validate"]["words"] == ["ffprobe", "-v", "error", "{file}"]
     least = json.loads(rigsync(LEAST, "check", "cameras.yaml", "--json").out)["agent"]
     assert (least["require"], least["verify"]) == (None, None)

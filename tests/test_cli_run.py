@@ -79,6 +79,9 @@ def test_status_0_ends_the_experiment(bench: Bench) -> None:
         "RIGSYNC_DATE": "2026-03-01",
         "RIGSYNC_NUMBER": "2",
         "RIGSYNC_SUBJECT": "mouse",
+        "RIGSYNC_SESSION_PATH": "mouse/2026-03-01/002",
+        "RIGSYNC_BIDS": "sub-mouse/ses-20260301002",
+        "RIGSYNC_JOURNAL": "off",  # of these tests
     }
     assert bench.verbs == WHOLE
     assert bench.args("EXPINIT") == ({"box": 4, "exp_ref": REFERENCE},)

@@ -544,6 +544,18 @@ BAD_FILES = {
         "rigs.a.answer",
         "answer is for a rig by OSC",
     ),
+    "answers over TCP to another port": (
+        "rigs: {a: {uri: 'osc+tcp://b:1', messages: {EXPINIT: [/a]}, listen: 'udp://0.0.0.0:9001'}}",
+        1,
+        "rigs.a.listen",
+        "listen is for a rig by OSC over UDP",
+    ),
+    "keys by OSC": (
+        "rigs: {a: {uri: 'osc://b:1', messages: {EXPINIT: [/a]}, curve: {secret_key: a, server: '" + "k" * 40 + "'}}}",
+        1,
+        "rigs.a.curve",
+        "curve is for a rig by ZeroMQ",
+    ),
     "dialect of a program": (
         "rigs: {a: {uri: 'osc://b:1', messages: {EXPINIT: [/a]}, dialect: iblutil}}",
         1,

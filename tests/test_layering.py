@@ -62,6 +62,7 @@ BY_NAME = {
     "rigsync.alerts.alerting": "what sends alerts, only where there are some",
     "rigsync.cli.bridge_classes": "the bridge that is asked for, whose library may not be installed",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
+    "rigsync.cli.following": "rich, where there is a terminal",
     "rigsync.cli.log": "what fetches the journals of rigs, where that is asked for",
     "rigsync.cli.tables": "rich, where there is a terminal",
     "rigsync.net.endpoint": "the lines at brokers, whose library may not be installed",

@@ -90,6 +90,37 @@ def test_qos_1_waits_for_the_broker_in_order_and_qos_0_does_not(
     assert numbers == sorted(set(numbers))  # the reader may have come late
 
 
+def test_what_waited_for_a_broker_that_comes_back_with_a_lower_packet_limit_is_left_out_and_told(
+    tmp_path: Path, broker: Broker
+) -> None:
+    heard: list[Any] = []
+    problems: list[str | None] = []
+
+    async def main() -> None:
+        writer = client_of(broker, [], changed=problems.append)
+        await came_true(lambda: writer.is_connected)
+        broker.kill()
+        await came_true(lambda: not writer.is_connected)
+        broker.configure("allow_anonymous true", "max_packet_size 300")
+        assert writer.publish("lab/large", b"x" * 400, qos=1)  # which the broker took, as far as anybody knew
+        assert writer.publish("lab/small", b"x", qos=1)
+        broker.start()
+        reader = client_of(broker, heard)
+        reader.subscribe(["lab/#"])
+        await came_true(lambda: not writer.unsent and reader.is_connected)
+        assert writer.limit == 300
+        assert writer._waiting_bytes == 0
+        assert not writer.publish("lab/large", b"x" * 400, qos=1)
+        assert writer.publish("lab/last", b"x", qos=1)
+        await came_true(lambda: any(topic == "lab/last" for topic, *_ in heard))
+        for client in (reader, writer):
+            client.close()
+
+    run(main)
+    assert "lab/large is left out: it takes at most 300 bytes; raise its packet size" in problems
+    assert "lab/large" not in {topic for topic, *_ in heard}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP on Windows")
 def test_a_broker_that_stands_still_holds_up_nobody(broker: Broker) -> None:
     async def main() -> None:

@@ -43,7 +43,7 @@ def blocks(page: str, *languages: str) -> list[str]:
 DEMO, TEST, CAMERAS, TASK, AGENT_FILE, AGENT = blocks(README, "sh", "sh", "python", "python", "yaml", "sh")
 PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS, TASK_CALLS, ON_A_LOOP = blocks(TASK_PAGE, *["python"] * 6)
 RIG_TELLS, RIG_CALLS, RIG_LACKS, REHEARSES, SIGNALS = blocks(RIG_PAGE, *["python"] * 5)
-RIGS, SERVE, LAB, TAKE_OVER, STOP = blocks(LAB_PAGE, "yaml", *["sh"] * 4)
+RIGS, SERVE, LAB, BY_HAND, TAKE_OVER, STOP = blocks(LAB_PAGE, "yaml", *["sh"] * 5)
 (LOOK,) = blocks(DOCTOR, "python")
 assert not blocks(FAULTS)
 assert not blocks(FIGURES)
@@ -320,7 +320,7 @@ def test_commands_succeed_one_after_the_other_with_the_rig_of_another_terminal(
     (serving,) = commands(with_ports(SERVE, ports))
     with Command(serving[1:], tmp_path, environment(tmp_path), lasts=9 * LONG) as rig:
         assert "listens on" in rig.error_line()
-        for command in commands(LAB):
+        for command in [*commands(LAB), *commands(BY_HAND)]:
             done = rigsync_command(command, tmp_path)
             assert done.status == 0, done
             assert "cameras" in done.out

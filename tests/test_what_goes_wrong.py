@@ -237,6 +237,38 @@ SHOWN_BY = {
     "a rig is lost when the experiment ends, and back later, while the program goes on": [
         "tests/test_experiment.py::test_one_that_is_out_of_reach_when_it_is_over_is_stopped_when_it_answers_again",
     ],
+    "`rigsync start`, and a rig fails, records already, or Ctrl-C comes": [
+        "tests/test_cli_everyday.py::test_a_rig_that_fails_at_the_start_takes_the_others_back",
+        "tests/test_cli_everyday.py::test_a_rig_that_records_already_is_left_alone",
+        "tests/test_cli_everyday.py::test_ctrl_c_in_the_middle_takes_all_back",
+        "tests/test_cli_everyday.py::test_an_instant_that_ctrl_c_comes_before",
+    ],
+    "`rigsync start`, `stop` or `run`, and a rig is out of reach": [
+        "tests/test_cli_everyday.py::test_a_rig_out_of_reach_is_said_to_be_left_to_its_lease",
+    ],
+    "`rigsync stop`, and another program is in charge of a rig, or nothing goes on there": [
+        "tests/test_cli_everyday.py::test_another_program_s_session_goes_on",
+        "tests/test_cli_everyday.py::test_ctrl_c_leaves_what_another_program_is_in_charge_of",
+        "tests/test_cli_everyday.py::test_stop_where_nothing_goes_on",
+    ],
+    "`rigsync stop`, and a rig does not end, has ended by itself, or takes long": [
+        "tests/test_cli_everyday.py::test_a_rig_that_does_not_end_is_interrupted_and_the_others_have_ended",
+        "tests/test_cli_everyday.py::test_a_rig_that_has_ended_by_itself_is_told_and_cleaned_up",
+        "tests/test_cli_everyday.py::test_ctrl_c_turns_a_stop_that_takes_long_into_an_interrupt",
+    ],
+    "rigs send descriptions that contradict each other, or are none": [
+        "tests/journal/test_metadata.py::test_what_contradicts_is_named_and_the_first_counts",
+        "tests/journal/test_metadata.py::test_hostile_descriptions_stay_data",
+        "tests/journal/test_metadata.py::test_the_command",
+    ],
+    "the folder for a session's metadata has another session's, or somebody else's description": [
+        "tests/journal/test_metadata.py::test_it_is_written_again_and_over_no_other_session",
+        "tests/journal/test_metadata.py::test_a_file_of_somebody_else_stays",
+    ],
+    "the subject of a session has a name that leads to another folder": [
+        "tests/agent/test_session_folder.py::test_a_subject_that_leads_elsewhere_is_refused",
+        "tests/journal/test_metadata.py::test_no_reference_leads_elsewhere",
+    ],
     "a rig fails in a rehearsal: it lacks what it requires, does not start, does not grow, dies, or ends badly": [
         "tests/agent/test_rehearsal.py::test_what_the_file_requires_in_earnest_is_checked",
         "tests/agent/test_rehearsal.py::test_a_recorder_that_does_not_start_is_named_and_leaves_nothing",
@@ -370,6 +402,45 @@ SHOWN_BY = {
         "tests/test_cli_run.py::test_killed_it_leaves_nothing_and_the_command_can_finish",
         "tests/test_cli_run.py::test_a_keeper_that_is_killed_leaves_nothing",
     ],
+    "the next session begins while an agent still copies the last one": [
+        "tests/agent/test_finish.py::test_it_waits_while_the_next_session_records_and_is_begun_anew_then",
+        "tests/agent/test_finish.py::test_the_next_session_records_while_it_goes_on",
+        "tests/agent/test_finish.py::test_it_gives_way_to_what_records",
+    ],
+    "a copy fails: the server is away, a disk is full, a password has changed": [
+        "tests/agent/test_finish.py::test_what_fails_is_tried_again_and_holds_up_nothing",
+        "tests/agent/test_finish.py::test_what_fails_for_good_is_told_with_the_remedy",
+        "tests/test_cli_transfers.py::test_what_has_failed_is_tried_again_with_the_commands_of_the_file_as_it_is_now",
+    ],
+    "a copy fails for good while the next session records": [
+        "tests/agent/test_finish.py::test_a_failure_is_none_of_the_session_that_goes_on",
+    ],
+    "an agent is ended, or killed, while it copies, or its computer is": [
+        "tests/agent/test_finish.py::test_an_agent_that_ends_leaves_it_to_the_next",
+        "tests/agent/test_finish.py::test_an_agent_that_is_killed_leaves_it_to_the_next_which_does_it_once",
+    ],
+    "an agent is killed while it records": [
+        "tests/agent/test_finish.py::test_an_agent_that_is_killed_while_it_records_has_the_next_one_copy_what_there_is",
+    ],
+    "two agents serve one file, or one name in one folder": [
+        "tests/agent/test_finish.py::test_of_two_agents_of_one_name_one_does_it",
+        "tests/agent/test_finish.py::test_the_session_of_another_living_agent_is_left_alone",
+    ],
+    "the queue of what is to be done cannot be written: a full or read-only disk": [
+        "tests/agent/test_finish.py::test_a_queue_that_cannot_be_written_is_told_and_it_is_done_all_the_same",
+        "tests/agent/test_finish.py::test_a_queue_that_stays_away_does_not_keep_it_from_being_done",
+        "tests/agent/test_finish.py::test_one_that_cannot_be_put_in_its_place_leaves_what_was_there",
+    ],
+    "the queue holds damaged files, or others'": [
+        "tests/agent/test_finish.py::test_junk_in_the_queue_is_named_and_left_alone",
+        "tests/test_cli_transfers.py::test_junk_is_named_and_the_rest_is_shown",
+    ],
+    "a command of `finish` hangs": [
+        "tests/agent/test_finish.py::test_a_command_that_takes_too_long_has_failed",
+    ],
+    "a command of `finish` needs a value that no message had": [
+        "tests/agent/test_finish.py::test_a_value_that_no_message_had_is_told",
+    ],
     "a drive of an agent hangs": [
         "tests/agent/test_agent.py::test_a_drive_that_hangs_refuses_the_experiment_by_name",
         "tests/agent/test_agent.py::test_drives_that_hang_hold_up_no_interrupt",
@@ -502,6 +573,10 @@ SHOWN_BY = {
     ],
     "a bridge's library is not installed: python-osc, pyzmq, paho-mqtt": [
         "tests/bridges/test_cli_bridge.py::test_without_its_library_the_command_says_what_to_install",
+    ],
+    "a bridge of a file lacks its library, as LSL where pylsl's wheel has no liblsl for the system": [
+        "tests/bridges/test_cli_bridge.py::test_the_doctor_names_what_the_bridges_of_a_file_lack",
+        "tests/bridges/test_cli_bridge.py::test_the_doctor_names_what_the_bridges_of_an_agents_file_lack",
     ],
     "a ZeroMQ program sends junk, an unknown verb, a wrong type, or too much": [
         "tests/bridges/test_zmq_bridge.py::test_wrong_requests_are_answered_with_what_was_wrong_and_the_next_good_one_works",
@@ -730,6 +805,46 @@ SHOWN_BY = {
         "tests/test_yaml.py::test_a_backslash_in_double_quotes_is_explained",
         "tests/test_yaml.py::test_a_backslash_before_the_closing_quote_is_explained",
         "tests/test_cli_agent.py::test_check_explains_a_backslash_in_either_kind_of_file",
+    ],
+    "a journal that is asked is not there, is no database or another program's, is of a newer version, or is broken": [
+        "tests/journal/test_query.py::test_no_journal",
+        "tests/journal/test_query.py::test_the_database_of_another_program",
+        "tests/journal/test_query.py::test_a_newer_version",
+        "tests/journal/test_query.py::test_a_part_of_the_file_is_broken",
+        "tests/journal/test_cli_log.py::test_no_journal",
+    ],
+    "a journal that may only be read, or that somebody writes meanwhile, is asked": [
+        "tests/journal/test_query.py::test_one_who_may_only_read",
+        "tests/journal/test_query.py::test_it_is_asked_while_it_is_written",
+        "tests/journal/test_cli_log.py::test_following",
+    ],
+    "`--since yesterdayish`, or a reference that nobody knows": [
+        "tests/journal/test_cli_log.py::test_a_time_that_is_none",
+        "tests/journal/test_cli_log.py::test_a_reference_that_nobody_knows",
+    ],
+    "hostile text in names and notices, in the terminal and in a spreadsheet": [
+        "tests/journal/test_cli_log.py::test_hostile_text_stays_in_its_line",
+        "tests/journal/test_cli_log.py::test_cells_are_no_formulas",
+    ],
+    "the clocks of the PCs differ, or are set in the middle of a session, and their journals are merged": [
+        "tests/journal/test_four_clocks.py::test_four_computers_whose_clocks_are_minutes_apart",
+        "tests/journal/test_query.py::test_what_a_rig_has_written_is_put_in_its_place",
+        "tests/journal/test_query.py::test_a_rig_whose_clock_nobody_knows",
+    ],
+    "`rigsync log --collect`, and a rig is off, does another program's experiment, or has no journal": [
+        "tests/journal/test_collecting.py::test_a_rig_that_is_off",
+        "tests/journal/test_collecting.py::test_a_rig_that_does_another_programs_experiment",
+        "tests/journal/test_collecting.py::test_rigs_that_have_none",
+    ],
+    "a rig tells nonsense as its journal, or what is another's": [
+        "tests/journal/test_collected.py::test_a_page_of_another_form_changes_nothing",
+        "tests/journal/test_collected.py::test_what_only_a_coordinator_tells_is_not_taken_from_a_rig",
+        "tests/journal/test_collected.py::test_the_run_of_another_rig_is_not_added_to",
+    ],
+    "journals are collected twice, by two programs at once, or the collecting is stopped": [
+        "tests/journal/test_collected.py::test_what_a_rig_has_written_is_here_and_comes_once",
+        "tests/journal/test_collected.py::test_two_that_collect_at_once_write_nothing_twice",
+        "tests/journal/test_collected.py::test_pages_are_in_the_file_whole_or_not_at_all",
     ],
 }
 

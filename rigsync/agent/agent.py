@@ -11,14 +11,12 @@ import re
 import time
 from typing import Any
 
-from rigsync._text import duration_text, one_line
-from rigsync.agent import orphans
+from rigsync._text import one_line
 from rigsync.agent.aside import Aside
 from rigsync.agent.commands import (
     GENTLE,
     LAST_GRACE,
     LONGEST_OUTPUT,
-    LOOK_AT_DRIVE,
     Child,
     CommandFailed,
     Commands,
@@ -32,13 +30,16 @@ from rigsync.agent.commands import (
 from rigsync.agent.disk import Disk
 from rigsync.agent.expressions import LONGEST_PROGRESS
 from rigsync.agent.file import Action, AgentFile, Command, Run, Start, Stop
+from rigsync.agent.finishing import Finishing
 from rigsync.agent.keys import KEEP, OVERWRITE
+from rigsync.agent.leftovers import Leftovers
 from rigsync.agent.outputs import Outputs
 from rigsync.agent.process import Exit
 from rigsync.agent.ready import LAST_LOOK, ReadyFile, losses_of
+from rigsync.agent.recorded import Take
 from rigsync.agent.recording import Recording
 from rigsync.agent.rehearsal import Scratch
-from rigsync.agent.requirements import Look, check_requirements, make_folders, missing
+from rigsync.agent.requirements import check_requirements, make_folders, missing
 from rigsync.agent.session_log import SessionLog, log_of
 from rigsync.agent.validation import faults
 from rigsync.agent.values import Values, environment, filled, folder_of
@@ -47,7 +48,7 @@ from rigsync.alerts.watch import RigWatch
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES, named_reference, rehearses
 from rigsync.core.notices import FAILURE
-from rigsync.core.queries import CHECK
+from rigsync.core.queries import CHECK, TRANSFERS
 from rigsync.errors import NotRunning, RigsyncError
 from rigsync.rig.handlers import EndedBadly
 from rigsync.rig.rig import Rig
@@ -83,19 +84,19 @@ class Agent(Rig):
         """What looks at the recording and its disk while RUNNING."""
         self._going: list[tuple[Child, Start]] = []
         """Commands that go on until a message ends them. The answer to that message says how they ended."""
-        self._began: float | None = None
-        """When it began to record, in monotonic seconds; None once the end is in the log."""
+        self._take = Take()
         self._kept: list[ReadyFile] = []
         """Files of `ready` that were there before and have to stay, beside those of the recording."""
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
         self._alerts = Alerts(self.hub, file.alerts, RigWatch(file.name))
-        self._left: list[Look] = []
-        """A look at what an earlier agent has left running, if it did not end when that was last looked at."""
+        self._left = Leftovers(file.name)
+        self._finish = Finishing(file, lambda: self.status, self.progress, self._tell_coordinators)
         self.command(CHECK.name)(self._missing)
+        self.command(TRANSFERS.name)(self._finish.told)
         for event in LIFECYCLE_MESSAGES:
-            self.on(event)(functools.partial(self.handle, event))
+            self.on(event)(functools.partial(self._finish.handle, event, self.handle))
 
     @property
     def _file(self) -> AgentFile:
@@ -118,7 +119,8 @@ class Agent(Rig):
     async def _open(self) -> None:
         if not self._session:
             self._renew()
-            await self._end_of_dead_agents()
+            await self._left.end(self._aside)
+        self._finish.open(self._aside)
         await super()._open()
         self._alerts.open()
         # An event loop that ends, even by a fault in the program, cancels its tasks.
@@ -131,36 +133,19 @@ class Agent(Rig):
         self._scratch = Scratch(self._own, self._own, self._aside)
         """What the present experiment makes, if it is a rehearsal."""
 
-    async def _end_of_dead_agents(self) -> None:
-        """End what a killed agent of this name has left running, before anything begins."""
-        look = self._aside.begin(self._left_problem)
-        if not (await asyncio.wait([look], timeout=orphans.LONGEST))[0]:
-            logger.error("%s: nobody can tell what an earlier agent may have left running: /proc hangs", self.name)
-        elif problem := look.result():
-            logger.error("%s: %s", self.name, problem)
-
-    def _left_problem(self) -> str | None:
-        """End what a killed agent of this name has left running; return what does not end. Blocks."""
-        ended, left = orphans.end_of_dead_agents(self.name)
-        self._left = [("/proc", self._left_problem, ())] if left else []
-        if ended:
-            logger.warning(
-                "%s: an earlier agent was killed; what it had left running was ended: %s", self.name, ", ".join(ended)
-            )
-        problem = f"what an earlier agent has left running does not end, though it was killed: {', '.join(left)}"
-        return f"{problem}; {LOOK_AT_DRIVE}" if left else None
-
     async def _end_with_loop(self) -> None:
         try:
-            await asyncio.Event().wait()
+            await self._finish.run()
         finally:
             self._commands.close()
 
     def _end_commands(self) -> None:
         """End the commands that EXPINTERRUPT has left; off the event loop."""
         self._commands.close()
+        self._finish.stop()
         if not self._commands.wait(self._interrupt_grace):
             logger.error("%s: commands do not end, though they were killed; restart the computer", self.name)
+        self._finish.end()
         if log := self._log:
             log.close()
         self._outputs.release()
@@ -192,7 +177,7 @@ class Agent(Rig):
     async def _missing(self, exp_ref: Any = None) -> dict[str, list[str]]:
         """Return what EXPINIT would be refused for, and change nothing: `rigsync check --live` asks."""
         values = Values(ExpMessage.EXPINIT.name, self.name, exp_ref or None)
-        return await missing(self._own, self._aside, values, *self._left)
+        return await missing(self._own, self._aside, values, *self._left.looks)
 
     async def _replace(self, reference: str | None, data: dict[str, Any]) -> dict[str, Any]:
         """Begin an experiment, in place of one that was initialised and not started, if there is one.
@@ -201,7 +186,7 @@ class Agent(Rig):
         """
         file = (self._own.rehearsal if rehearses(ExpMessage.EXPINIT, [data]) else None) or self._own
         values = Values(ExpMessage.EXPINIT.name, self.name, reference, data, rehearsal=file is not self._own)
-        await check_requirements(self._own, self._aside, values, *self._left)
+        await check_requirements(self._own, self._aside, values, *self._left.looks)
         async with self._outputs.initialising(values, file):
             return await self._begin_experiment(data, values, Scratch(self._own, file, self._aside))
 
@@ -241,6 +226,7 @@ class Agent(Rig):
         disk = self._disk_of(values) if is_start else None
         recording = self._recording_of(values, disk) if is_start else None
         if is_start:
+            self._take = Take()
             await self._scratch.look(values)
         if recording:
             await recording.prepare()
@@ -250,7 +236,7 @@ class Agent(Rig):
             told["started"] = await self._start(action.start, values)
         if is_start:
             self._recording = recording
-            self._began = time.monotonic() if recording or action.start else None
+            self._take.began = time.monotonic() if recording or action.start else None
             watches = [watched.watch() for watched in (disk, recording) if watched]
             self._watches = [asyncio.create_task(watch, name="rigsync watches a recording") for watch in watches]
             await self._scratch.begin(values)
@@ -296,7 +282,7 @@ class Agent(Rig):
                     failures.append(RecordingGoesOn(verdict.problem))
             elif is_over and (validate := self._file.validate):
                 told["validated"] = len(recorded.finished)
-                bad |= await faults(validate, recorded.finished, values, self._run)
+                bad |= await faults(validate, recorded.finished, values, self._run, self._take.note)
             if not is_over:
                 self._recording = recorded  # another EXPEND looks at these again
         if is_over and (left := await self._scratch.remove()):
@@ -314,12 +300,12 @@ class Agent(Rig):
             raise failures[0]
         if event is ExpMessage.EXPCLEANUP:
             await self._close_log()
+        if recorded and not self._scratch.is_rehearsal:
+            told |= self._take.told(recorded, event is ExpMessage.EXPEND)
         return told
 
     def _log_recorded(self, recorded: Recording | None) -> None:
-        began, self._began = self._began, None
-        if began is not None:
-            lasted = duration_text(time.monotonic() - began)
+        if lasted := self._take.end():
             done = "rehearsed, and removes," if self._scratch.is_rehearsal else "recorded"
             what = f"{done} {recorded.described()} in {lasted}" if recorded else f"its commands ran for {lasted}"
             logger.info("%s: %s", self.name, one_line(what))
@@ -349,6 +335,9 @@ class Agent(Rig):
         logger.log(logging.ERROR if topic == FAILURE else logging.INFO, "%s: %s", self.name, one_line(problem))
         with contextlib.suppress(RigsyncError):
             self.notify(topic, {"problem": problem, "exp_ref": self._reference}, key=key)
+
+    def _tell_coordinators(self, topic: str, body: Any, key: str) -> None:
+        self.notify(topic, body, key=key)
 
     def _report(self, topic: str, key: str, problem: str) -> None:
         """Tell something of a recording, in the log of the session too."""
@@ -429,7 +418,8 @@ class Agent(Rig):
                 and (found := frames.search(line[:LONGEST_PROGRESS]))
                 and (figure := _FIGURE.fullmatch((found[1] or "").strip()))
             ):
-                self.progress(f"{child.label} frames", int(figure[0]))
+                self._take.counted[child.label] = int(figure[0])
+                self.progress(f"{child.label} frames", self._take.counted[child.label])
 
         return await self._commands.begin(
             words[0] if command.shell else words,

@@ -130,8 +130,11 @@ class Commands:
         on_line: Callable[[Child, str], None],
         on_exit: Callable[[Child, Exit], None],
         stop: Stop = GENTLE,
+        gives_way: bool = False,
     ) -> Child:
         """Start a command; text is a line for the shell. A thread of its own passes on its output and its end.
+
+        One that gives way has a low priority.
 
         Raises
         ------
@@ -156,6 +159,7 @@ class Commands:
             on_line=lambda line: on_line(child, line),
             on_exit=over,
             rig=self._rig,
+            gives_way=gives_way,
         )
         # Before it starts: an interrupt that comes meanwhile has to find it.
         with self._none_left:

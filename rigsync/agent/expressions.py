@@ -60,7 +60,7 @@ def read_expression(text: str, key: str) -> re.Pattern[str]:
         raise ConfigError(f"not a regular expression: {error}", key=key) from error
     if pattern.groups != 1:
         raise ConfigError(
-            f"expected one group in parentheses, around the number of frames, not {pattern.groups}; (?:...) is none",
+            f"expected one group in parentheses, around the number, not {pattern.groups}; (?:...) is none",
             key=key,
         )
     try:

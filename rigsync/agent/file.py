@@ -18,6 +18,7 @@ from rigsync._text import close_match, shortened
 from rigsync.agent.command_line import read_words
 from rigsync.agent.expressions import read_expression
 from rigsync.agent.keys import AGENT, BEGINNING, ENDING, EXPECTED, REFUSE
+from rigsync.agent.paths import check_path
 from rigsync.agent.template import FILE, MESSAGE, OF_THE_SESSION, Source, Template, Use
 from rigsync.config.address import parse_uri
 from rigsync.config.alerts import Alert, alerts_of
@@ -29,7 +30,6 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.rigs import LONGEST_DESCRIPTION, Address
 from rigsync.errors import ConfigError
 
-_DRIVE = re.compile(r"[A-Za-z]:")
 _KNOWN = (*OF_THE_SESSION, MESSAGE)
 
 
@@ -139,6 +139,24 @@ class Logs:
 
 
 @dataclass(frozen=True, slots=True)
+class Step(Run):
+    """A command of `finish`. The one group of `percent` is the percentage in a line of its output."""
+
+    percent: re.Pattern[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What is done in the background after a session. `queue` is None for the rig's own folder in ``finish``."""
+
+    steps: tuple[Step, ...]
+    after: tuple[str, ...]
+    at_once: int
+    while_recording: str
+    queue: Template | None
+
+
+@dataclass(frozen=True, slots=True)
 class AgentFile:
     """A rig as its file describes it, with the keys of docs/agent.md. `lines` has the line of each key."""
 
@@ -156,8 +174,9 @@ class AgentFile:
     require: Require | None
     verify: Verify | None
     validate: Run | None
+    finish: Finish | None
     logs: Logs
-    bridges: Mapping[str, Any]
+    bridges: Mapping[str, Any] = field(repr=False)  # with a broker's password
     journal: JournalSettings | None
     alerts: tuple[Alert, ...]
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
@@ -172,10 +191,18 @@ class AgentFile:
     @property
     def logs_folder(self) -> Path:
         """Return the folder of the logs; by default the rig's own, since several files may lie in one folder."""
-        if self.logs.folder:
-            return self.folder / str(self.logs.folder)
+        return self._own_folder(self.logs.folder, "logs")
+
+    @property
+    def queue_folder(self) -> Path:
+        """Return the folder of what is to be done after sessions; by default the rig's own."""
+        return self._own_folder(self.finish.queue if self.finish else None, "finish")
+
+    def _own_folder(self, chosen: Template | None, beside: str) -> Path:
+        if chosen:
+            return self.folder / str(chosen)
         own = "".join(character if character.isalnum() or character in "-_." else "_" for character in self.name)
-        return self.folder / "logs" / (own.strip(".") or "_")
+        return self.folder / beside / (own.strip(".") or "_")
 
     def action(self, event: ExpMessage) -> Action:
         return self.on.get(event, Action())
@@ -195,6 +222,7 @@ class AgentFile:
                     yield step.command
         if self.validate:
             yield self.validate.command
+        yield from (step.command for step in (self.finish.steps if self.finish else ()))
 
     def error(self, problem: str, key: str) -> ConfigError:
         return located(ConfigError(problem, key=key), self.source, self.lines)
@@ -245,7 +273,7 @@ def _rehearsed(file: AgentFile, found: Known, windows: bool) -> AgentFile:
             problem = f"a rehearsal would write {where} as in earnest; begin that with a variable that differs here"
             raise ConfigError(problem, key="rehearsal")
     cleanup = replace(other.action(ExpMessage.EXPCLEANUP), run=None)  # it would move the files away
-    return replace(other, existing=REFUSE, on={**other.on, ExpMessage.EXPCLEANUP: cleanup})
+    return replace(other, existing=REFUSE, on={**other.on, ExpMessage.EXPCLEANUP: cleanup}, finish=None)
 
 
 class _Reader:
@@ -260,43 +288,26 @@ class _Reader:
     def file(self, source: str, lines: dict[str, int]) -> AgentFile:
         found = self._found
         self._read_variables()
-        parts = self._each(
-            {
-                "listen": self._listen,
-                "description": self._description,
-                "folders": lambda: self._paths("folders", found["folders"]),
-                "on": self._on,
-                "ends": self._check_ends,
-                "require": self._require,
-                "verify": self._verify,
-                "validate": self._validate,
-                "logs": self._logs,
-                "bridges": lambda: bridges_of(found["bridges"], Path(source).parent),
-                "journal": lambda: journal_of(found["journal"], Path(os.path.abspath(source)).parent),
-                "alerts": lambda: alerts_of(found["alerts"], Path(source).parent, self._mistakes, self._windows),
-            }
-        )
-        return AgentFile(
-            source,
-            found["name"],
-            parts["listen"],
-            found["main_sync"],
-            found["lease"],
-            found["max_message"],
-            parts["description"],
-            {name: text for name, text in self._constants.items() if name != "rig"},
-            parts["folders"],
-            found["existing"],
-            parts["on"],
-            parts["require"],
-            parts["verify"],
-            parts["validate"],
-            parts["logs"],
-            parts["bridges"],
-            parts["journal"],
-            parts["alerts"],
-            MappingProxyType(lines),
-        )
+        readers: dict[str, Callable[[], Any]] = {
+            "listen": self._listen,
+            "description": self._description,
+            "folders": lambda: self._paths("folders", found["folders"]),
+            "on": self._on,
+            "ends": self._check_ends,
+            "require": self._require,
+            "verify": self._verify,
+            "validate": self._validate,
+            "finish": self._finish,
+            "logs": self._logs,
+            "bridges": lambda: bridges_of(found["bridges"], Path(source).parent),
+            "journal": lambda: journal_of(found["journal"], Path(os.path.abspath(source)).parent),
+            "alerts": lambda: alerts_of(found["alerts"], Path(source).parent, self._mistakes, self._windows),
+        }
+        parts = self._each(readers)
+        variables = {name: text for name, text in self._constants.items() if name != "rig"}
+        as_they_are = {key: found[key] for key in ("name", "main_sync", "lease", "max_message", "existing")}
+        known = {name: parts[name] for name in readers if name != "ends"}
+        return AgentFile(source, variables=variables, **as_they_are, **known, lines=MappingProxyType(lines))
 
     def _each(self, readers: Mapping[str, Callable[[], Any]]) -> Known:
         """Return what the readers return; go on after one that finds a mistake."""
@@ -441,6 +452,18 @@ class _Reader:
             raise ConfigError(problem, key=f"variables.{FILE}")
         return Run(self._command(found, "run", "validate", (*_KNOWN, FILE)), found["timeout"])
 
+    def _finish(self) -> Finish | None:
+        found = self._found["finish"]
+        if not found:
+            return None
+        steps = tuple(self._step(step, f"finish.steps[{index}]") for index, step in enumerate(found["steps"]))
+        queue = found["queue"] and self._path(found["queue"], "finish.queue", known=())
+        return Finish(steps, found["after"], found["at_once"], found["while_recording"], queue)
+
+    def _step(self, found: Known, key: str) -> Step:
+        percent = found["percent"] and read_expression(found["percent"], f"{key}.percent")
+        return Step(self._command(found, "run", key), found["timeout"], percent)
+
     def _logs(self) -> Logs:
         found = self._found["logs"]
         folder = self._path(found["folder"], "logs.folder", known=()) if found["folder"] else None
@@ -462,20 +485,5 @@ class _Reader:
     def _path(self, text: str, key: str, known: tuple[str, ...] = _KNOWN, use: Use = Use.ARGUMENT) -> Template:
         with under(key):
             template = self._template(text, known, use)
-            self._check_path(str(template))
+            check_path(str(template), self._windows)
         return template
-
-    def _check_path(self, path: str) -> None:
-        drive = _DRIVE.match(path)
-        rest = path[2:] if drive else path
-        shown = shortened(path, 80)
-        if ".." in re.split(r"[/\\]", rest):
-            raise ConfigError(f"'..' leads out of the folder in {shown}; write out where the files are")
-        if drive and rest[:1] not in ("/", "\\"):
-            raise ConfigError(f"{shown} begins wherever that drive's present folder is; write {path[:2]}/ instead")
-        if self._windows and ":" in rest:
-            raise ConfigError(f"there is a colon in {shown}, which no file name on Windows may have")
-        if re.match(r"~[^/\\]*(?:[/\\]|$)", path):
-            raise ConfigError(f"~ does not stand for your folder in {shown}; write that folder out")
-        if any(not character.isprintable() for character in path):
-            raise ConfigError(f"there is a character in {shown} that cannot be printed")

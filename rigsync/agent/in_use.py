@@ -201,6 +201,12 @@ class InUse:
 _REMEDY = "end that recording, or give each rig files of its own"
 
 
+def take_queue(lock: InUse, folder: Path) -> None:
+    """Lock a folder of jobs, so that one program does them; raise `PathTaken` where another one has it. Blocks."""
+    with lock.taking({f"queue {_canonical(str(folder))}": str(folder)}):
+        pass
+
+
 class _Holder(NamedTuple):
     rig: str
     pid: int

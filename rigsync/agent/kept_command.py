@@ -29,6 +29,9 @@ _START_LIMIT = 10.0
 _GROUP_LIMIT = 1.0
 """Seconds for killed processes to be gone. If nobody reaps the dead, they stay for ever."""
 _CHUNK = 65_536
+NICE = 10
+"""The priority of a command that gives way, as nice(1) has it: a tenth of a core beside one that does not. On Linux
+schedulers of disks go by it too."""
 _LATE_OUTPUT = 1 << 20
 """Most bytes that are read after the end: those in the pipe, and no more if somebody goes on writing."""
 
@@ -113,7 +116,14 @@ class KeptCommand(_Kept):
         It cannot be started.
     """
 
-    def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str):
+    def __init__(
+        self,
+        command: Sequence[str] | str,
+        folder: str | None,
+        environment: Mapping[str, str],
+        rig: str,
+        gives_way: bool = False,
+    ):
         arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
         with contextlib.ExitStack() as opened:
             self._output, write = os.pipe()
@@ -144,6 +154,8 @@ class KeptCommand(_Kept):
             if what == "failed":
                 raise RefusedStart(details[0], int(details[1]))
             self.pid = int(details[0])
+            if gives_way:
+                _give_way(self.pid)
             programs.ensure_watcher()
             opened.pop_all()
 
@@ -194,6 +206,15 @@ class KeptCommand(_Kept):
             while time.monotonic() < deadline:
                 os.killpg(self.pid, signal.SIGKILL)
                 time.sleep(0.01)
+
+
+def _give_way(pid: int) -> None:
+    """Have a command give way to others, with all that it starts, unless it has ended already."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PGRP, pid, NICE)
+    if sys.platform == "linux":  # where a session may count as one (sched(7), the autogroup feature)
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/autogroup", "w") as file:
+            file.write(str(NICE))
 
 
 class Foreground(_Kept):

@@ -42,6 +42,10 @@ LARGEST_STATUS = 2**32 - 1
 
 SIGNALS = ("interrupt", "terminate", "kill")
 """How a process can be asked to end, the politest way first."""
+END, INTERRUPT = ENDS = ("end", "interrupt")
+"""How a session may have ended."""
+WAIT, GO_ON = WHILE_RECORDING = ("wait", "go on")
+"""What is done after a session waits while another one records, or goes on."""
 REFUSE, KEEP, OVERWRITE = EXISTING = ("refuse", "keep", "overwrite")
 """What may be done about a file that is there before it is recorded; the first is the default."""
 
@@ -128,6 +132,53 @@ _VALIDATE = Table(
             _WAIT, "Seconds that it may take for each file; then it is ended, and has failed.", default=60.0
         ),
         **_HOW,
+    }
+)
+
+_FINISH = Table(
+    {
+        "steps": Key(
+            listing(
+                Table(
+                    {
+                        "run": Key(
+                            _COMMAND,
+                            "A command; other than exit status 0 is a failure, and it is run again later.",
+                            required=True,
+                        ),
+                        "timeout": Key(
+                            _WAIT, "Seconds that it may take; then it is ended, and has failed.", default=21_600.0
+                        ),
+                        "percent": Key(
+                            text(LONGEST_PATTERN),
+                            "A regular expression with one group: the percentage in a line of the command's output.",
+                        ),
+                        **_HOW,
+                    }
+                ),
+                least=1,
+            ),
+            "What is done after a session, one command after the other: copying, transcoding, checksums.",
+            required=True,
+        ),
+        "after": Key(
+            listing(choice(ENDS), least=1),
+            "After which ends: of sessions that were ended, or interrupted.",
+            default=[*ENDS],
+        ),
+        "at_once": Key(
+            number(1, 16, "sessions", whole=True), "Of how many sessions this is done at the same time.", default=1
+        ),
+        "while_recording": Key(
+            choice(WHILE_RECORDING),
+            "From EXPINIT to the end of the next recording, what is done waits, or goes on.",
+            default=WAIT,
+        ),
+        "queue": Key(
+            text(),
+            "The folder in which rigsync keeps what is still to be done; by default one for this rig, in finish beside "
+            "this file.",
+        ),
     }
 )
 
@@ -224,6 +275,7 @@ AGENT = Table(
             "Tell where these files stop growing while RUNNING, and fail EXPEND where they are not there, or empty.",
         ),
         "validate": Key(_VALIDATE, "What looks at the finished files at EXPEND, once verify has found them good."),
+        "finish": Key(_FINISH, "What is done after a session, in the background, while the next one may begin."),
         "logs": Key(
             Table(
                 {

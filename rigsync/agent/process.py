@@ -105,6 +105,7 @@ class Process:
     megabyte a second, most lines are left out, and a line says how many.
 
     If this program and all that cleans up after it are killed, the next agent with the name of `rig` ends the rest.
+    With `gives_way` it runs with a low priority.
     """
 
     def __init__(
@@ -116,11 +117,12 @@ class Process:
         on_line: Callable[[str], None],
         on_exit: Callable[[Exit], None],
         rig: str = "",
+        gives_way: bool = False,
     ):
         if not command:
             raise ValueError("the command is empty")
         self._command, self._folder, self._environment = command, folder, dict(environment)
-        self._rig = rig
+        self._rig, self._gives_way = rig, gives_way
         self._on_line, self._on_exit = on_line, on_exit
         self._output = Output()
         self._room: float = AT_ONCE
@@ -162,7 +164,7 @@ class Process:
         ProgramError
             If it cannot be started; the text says why and what to do. `on_exit` is not called then.
         """
-        child = _start(self._command, self._folder, self._environment, self._rig)
+        child = _start(self._command, self._folder, self._environment, self._rig, self._gives_way)
         with self._lock:
             self._child = child
             for step, grace in self._early:
@@ -230,9 +232,11 @@ class Process:
 # ------------------------------------------------------------------------------------------------------ starting
 
 
-def _start(command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str) -> _Child:
+def _start(
+    command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str, gives_way: bool
+) -> _Child:
     try:
-        return _Child(command, folder, environment, rig)
+        return _Child(command, folder, environment, rig, gives_way)
     except RefusedStart as error:
         problem = _problem(command, folder, error.what, error.number)
     except (OSError, ValueError) as error:  # out of processes, arguments too long or with a null character

@@ -79,6 +79,8 @@ class Recording:
         """The files when the commands had ended; None if the drive did not answer."""
         self.finished: dict[str, bool] = {}
         """After a `verdict`: the recorded files that are not empty, and whether each is there, moved by no `run`."""
+        self._sizes: dict[str, int] = {}
+        """Their bytes."""
 
     async def prepare(self) -> None:
         """Look at the files before anything is recorded. Those that never change are not of this recording."""
@@ -106,6 +108,11 @@ class Recording:
         found = self._own if self._left is None else self._files_of_this(self._left)
         return files_text({_name_of(path): seen.size for path, seen in found.items()})
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file that it has recorded, as they were last seen; call it after `finish`."""
+        found = self._own if self._left is None else self._files_of_this(self._left)
+        return self._sizes or {path: seen.size for path, seen in found.items()}
+
     async def verdict(self) -> Verdict | None:
         """Return what is wrong with the recording, None if nothing; call it after `finish` and after `run`.
 
@@ -130,6 +137,7 @@ class Recording:
             for path, seen in sorted(found.items())
             if seen.size and (path in present or seen.identity not in identities)  # else it has another name now
         }
+        self._sizes = {path: found[path].size for path in self.finished}
         has_any = any(seen.size for seen in found.values())
         newest = max(found, key=lambda path: found[path].changed, default=None)
         for path, seen in found.items():

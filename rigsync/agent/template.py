@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rigsync._text import close_match, shortened
+from rigsync.core.session_paths import DEVICE, PATHS
 from rigsync.errors import ConfigError, RigsyncError
 
-OF_THE_SESSION = ("exp_ref", "date", "number", "subject")
-"""The variables that come from the reference of the experiment."""
+PARTS = ("exp_ref", "date", "number", "subject")
+"""The variables for the reference of the experiment, and its parts."""
+OF_THE_SESSION = (*PARTS, *PATHS)
+"""All variables that come from the reference of the experiment."""
 MESSAGE = "message"
 """``{message.KEY}`` is the value of KEY in the message's data, known at run time only."""
 FILE = "file"
@@ -37,8 +40,6 @@ _SEPARATORS = re.compile(r"[/\\]")
 _OF_A_PATH = {"/": "a slash", "\\": "a backslash", ":": "a colon"}
 _AS_BACKSLASHES = str.maketrans("\u00a5\u20a9", "\\\\")  # the yen and the won sign, on Windows in Japan and Korea
 _SHELL_SAFE = re.compile(r"[A-Za-z0-9_.+@=][A-Za-z0-9_.+@=-]*", re.ASCII)
-# What Windows takes for a device in any folder and with any extension ("Naming Files, Paths, and Namespaces").
-_DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9\u00b9\u00b2\u00b3]) *(?:\..*)?", re.I | re.S)
 
 
 class SubstitutionError(RigsyncError, ValueError):
@@ -139,12 +140,16 @@ class Template:
             if part.name == FILE:
                 why = None if value.isprintable() else _NOT_PRINTABLE
             else:
-                why = _objection(value, self.use, at_beginning=not written)
+                why = _objection_to(part.name, value, self.use, at_beginning=not written)
             if why:
                 raise refused(part.name, value, why)
             written += glob.escape(value) if self.use is Use.GLOB else value
-            plain[-1] += value
+            first, *others = value.split("/") if part.name in PATHS else [value]
+            plain[-1] += first
             touched[len(plain) - 1] = part.name
+            for name in others:
+                plain.append(name)
+                touched[len(plain) - 1] = part.name
         for position, name in touched.items():
             # A value may form such a name together with the text beside it. A line for a shell does not consist of
             # names.
@@ -156,8 +161,9 @@ class Template:
         return "".join(map(str, self.parts))
 
 
-def is_shell_safe(value: str) -> bool:
-    return _objection(value, Use.SHELL) is None
+def is_shell_safe(value: str, name: str = "") -> bool:
+    """Return whether a shell can read the value of a variable as nothing but a word."""
+    return _objection_to(name, value, Use.SHELL) is None
 
 
 def refused(name: str, value: object, why: str) -> SubstitutionError:
@@ -194,6 +200,15 @@ def _looked_up(name: str, values: Source) -> str:
         return values[name]
     except KeyError:
         raise SubstitutionError(f"there is no value for {{{name}}}; nothing was run") from None
+
+
+def _objection_to(name: str, value: str, use: Use, at_beginning: bool = False) -> str | None:
+    """Return why the value of a variable must not be put into a text; that of a folder has several names."""
+    if name not in PATHS:
+        return _objection(value, use, at_beginning)
+    first, *others = value.split("/")
+    whys = [_objection(first, use, at_beginning), *(_objection(other, use) for other in others)]
+    return next((why for why in whys if why), None)
 
 
 def _objection(value: str, use: Use, at_beginning: bool = False) -> str | None:
@@ -240,6 +255,6 @@ def _objection_to_name(name: str) -> str | None:
     """Return why no file or folder may have this name; None if it may."""
     if name in (".", ".."):
         return "stands for a folder, and would lead elsewhere"
-    if _DEVICE.fullmatch(name):
+    if DEVICE.fullmatch(name):
         return "is the name of a device on Windows"
     return None

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from rigsync._text import one_line
 from rigsync.agent.commands import CommandFailed, fitting
@@ -21,11 +22,16 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
 
 async def faults(
-    validate: Run, finished: Mapping[str, bool], values: Values, run: Callable[[Run, Values], Awaitable[object]]
+    validate: Run,
+    finished: Mapping[str, bool],
+    values: Values,
+    run: Callable[[Run, Values], Awaitable[object]],
+    note: Callable[[str, Any], None],
 ) -> dict[str, str]:
     """Return by a label what the command finds wrong with the finished files, equal reasons once; else nothing.
 
-    `finished` has the path of each file, and whether it is still there. `run` runs a command, or raises.
+    `finished` has the path of each file, and whether it is still there. `run` runs a command, or raises. `note` is
+    called with each path, or an empty one for all, and what `run` returns.
     """
     names_files = any(FILE in word.variables for word in validate.command.words)
     reasons: dict[str, tuple[str, list[str]]] = {}
@@ -33,7 +39,7 @@ async def faults(
         try:
             if not is_there:
                 raise CommandFailed("run of EXPEND has moved it away before; move it at EXPCLEANUP")
-            await run(validate, replace(values, file=path or None))
+            note(path, await run(validate, replace(values, file=path or None)))
         except Exception as error:
             alike = _ADDRESS.sub("", str(error).replace(path, ""))
             reasons.setdefault(alike, (str(error), []))[1].append(one_line(os.path.basename(path)))

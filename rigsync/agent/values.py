@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import glob
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from rigsync.agent.template import (
     FILE,
     MESSAGE,
     OF_THE_SESSION,
+    PARTS,
     SubstitutionError,
     Template,
     Use,
@@ -25,17 +27,22 @@ from rigsync.agent.template import (
 )
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import reference_parts, reference_text
+from rigsync.core.session_paths import BIDS, SESSION_PATH, bids, session_path
 
 PREFIX = "RIGSYNC_"
 """Beginning of the names in the environment."""
-OWN_NAMES = frozenset({"EXP_REF", "DATE", "NUMBER", "SUBJECT", "RIG", "EVENT", "RIGS", "REHEARSAL"})
-"""Names that no key of a message's data can set. RIGS names the file of rigs to rigsync itself (`find_rigs_file`)."""
+OWN_NAMES = frozenset(
+    {*(name.upper() for name in OF_THE_SESSION), "RIG", "EVENT", "RIGS", "JOURNAL", "REHEARSAL"},
+)
+"""Names that no key of a message's data can set. RIGS and JOURNAL name the file of rigs and the journal to rigsync
+itself (`find_rigs_file`, docs/journal.md)."""
 LONGEST_IN_ENVIRONMENT = 32_000
 """Bytes of one value: Windows allows 32,767 characters (`SetEnvironmentVariable`), Linux 128 KiB (`execve`)."""
 ROOM_IN_ENVIRONMENT = 256 * 1024
 """Bytes of all values. With the command's words they share 2 MB on Linux, and 1 MB on macOS (`ARG_MAX`)."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_FOLDERS: Mapping[str, Callable[[str], str]] = {SESSION_PATH: session_path, BIDS: bids}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +67,14 @@ class Values:
         SubstitutionError
             The message has no such value, or one that has no text.
         """
-        if name in OF_THE_SESSION:
+        if name in PARTS:
             return self._parts(name)[name]
+        if name in _FOLDERS:
+            reference = self._parts(name)["exp_ref"]
+            try:
+                return _FOLDERS[name](reference)
+            except ValueError as error:
+                raise refused(name, reference, f"does not say which folder: {error}") from error
         if name == FILE and self.file is not None:
             return self.file
         prefix, _, key = name.partition(".")
@@ -84,11 +97,18 @@ class Values:
         raise refused(name, value, "is neither text, nor true or false, nor a number that can be written out")
 
     def parts(self) -> dict[str, str] | None:
-        """Return the parts of the reference by name of variable; None if there is no well-formed reference."""
+        """Return what comes of the reference by name of variable; None if there is no well-formed reference.
+
+        It lacks a form of the session's folder that the subject's name does not allow.
+        """
         try:
-            return self._parts("exp_ref")
+            found = self._parts("exp_ref")
         except SubstitutionError:
             return None
+        for name in _FOLDERS:
+            with contextlib.suppress(SubstitutionError):
+                found[name] = self[name]
+        return found
 
     def _parts(self, variable: str) -> dict[str, str]:
         try:
@@ -101,7 +121,7 @@ class Values:
         parts = reference_parts(reference)
         if not parts or not _is_date(parts[0]):
             raise refused(variable, reference, "is not a reference yyyy-mm-dd_n_subject")
-        return dict(zip(OF_THE_SESSION, ("_".join(parts), *parts), strict=True))
+        return dict(zip(PARTS, ("_".join(parts), *parts), strict=True))
 
 
 def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
@@ -126,7 +146,8 @@ def environment(values: Values, *, shell: bool = False) -> dict[str, str]:
     for name, text in found.items():
         size = len(name) + _size(text)
         fits = size <= min(room, LONGEST_IN_ENVIRONMENT)
-        if text is not None and fits and (name == "RIG" or not shell or is_shell_safe(text)):
+        is_safe = name == "RIG" or not shell or (text is not None and is_shell_safe(text, name.lower()))
+        if text is not None and fits and is_safe:
             room -= size
             fitting[PREFIX + name] = text
     return fitting

@@ -190,7 +190,14 @@ if sys.platform == "win32":
 
         keeper = ""  # the job does a keeper's work
 
-        def __init__(self, command: Sequence[str] | str, folder: str | None, environment: Mapping[str, str], rig: str):
+        def __init__(
+            self,
+            command: Sequence[str] | str,
+            folder: str | None,
+            environment: Mapping[str, str],
+            rig: str,
+            gives_way: bool = False,
+        ):
             if folder and not os.path.isdir(folder):
                 raise RefusedStart("folder", errno.ENOENT)
             if problem := batch_problem(command):
@@ -209,7 +216,8 @@ if sys.platform == "win32":
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 bufsize=0,
-                creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
+                creationflags=subprocess.CREATE_NEW_PROCESS_GROUP
+                | (subprocess.BELOW_NORMAL_PRIORITY_CLASS if gives_way else 0),
             )
 
         @property

@@ -71,7 +71,7 @@ class StandIn(Rig):
     def __init__(self, config: ProgramRig):
         super().__init__(config.name, "udp://127.0.0.1:0")
         self.config, self.at = config, str(config.address)
-        lacks = [] if config.ping else ["does not say whether it is there"]
+        lacks = [] if self.shows_life else ["does not say whether it is there"]
         lacks += [] if self.confirms else ["confirms nothing"]
         version = f"{self._identity.version} for {self.at}{', which ' if lacks else ''}{' and '.join(lacks)}"
         self._identity = dataclasses.replace(self._identity, version=version)
@@ -101,6 +101,16 @@ class StandIn(Rig):
     def confirms(self) -> bool:
         """Whether the program answers what it is sent."""
         return True
+
+    @property
+    def shows_life(self) -> bool:
+        """Whether one can know that the program is there."""
+        return bool(self.config.ping)
+
+    @property
+    def look_at(self) -> str:
+        """What to look at where no answer comes."""
+        return "look at its program"
 
     sends_early = False
     """Whether a message leaves before its instant, with a time tag."""
@@ -134,6 +144,11 @@ class StandIn(Rig):
         except BaseException:
             self.end()
             raise
+        logger.info(
+            "%s is %s, and this program its rig: if this is killed, nobody stops that; rigsync push EXPINTERRUPT does",
+            self.name,
+            self.at,
+        )
         self._watching = self.loop.create_task(self._watch(), name=f"rigsync watch over {self.at}")
 
     def end(self) -> None:
@@ -164,7 +179,7 @@ class StandIn(Rig):
     def note_refusal(self) -> None:
         """Take note that nothing listens at the port: an experiment there is over."""
         self.heard = -math.inf
-        if self.config.ping and not self.under_way and self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
+        if self.shows_life and not self.under_way and self.status in (ExpStatus.INITIALIZED, ExpStatus.RUNNING):
             self.interrupt(f"nothing listens at {self.at} any more: the program there has ended")
 
     def note(self, kind: str, text: str) -> None:
@@ -213,7 +228,7 @@ class StandIn(Rig):
             return future.result()
         if self.confirms:
             raise NoAnswer(
-                f"{self.at} has not answered {event.name} within {self.limit:.3g} s{self._wrong}; look at its program"
+                f"{self.at} has not answered {event.name} within {self.limit:.3g} s{self._wrong}; {self.look_at}"
             )
         return {"unconfirmed": f"sent to {self.at}, which confirms nothing"}
 

@@ -18,9 +18,12 @@ def picture_of(view: RigView) -> dict[str, Any]:
     return picture
 
 
+def view_of(rig: Rig) -> RigView:
+    """Return how a rig of this program is, as a coordinator would see it."""
+    return RigView(rig.name, LinkState.ALIVE, "it runs here", "rigsync", version=__version__, **rig.picture)
+
+
 def pictures(lab: Lab[Any, Any] | Rig) -> dict[str, dict[str, Any]]:
     """Return how each rig of a lab is now, by name; of a rig, how it is itself."""
-    if isinstance(lab, Rig):
-        view = RigView(lab.name, LinkState.ALIVE, "it runs here", "rigsync", version=__version__, **lab.picture)
-        return {lab.name: picture_of(view)}
-    return {rig: picture_of(view) for rig, view in lab.views.items()}
+    views = {lab.name: view_of(lab)} if isinstance(lab, Rig) else lab.views
+    return {rig: picture_of(view) for rig, view in views.items()}

@@ -29,7 +29,9 @@ COMMANDS = {
     "check": "Check a configuration, and look up every rig's address.",
     "demo": "Run a whole experiment with rigs on this computer.",
     "doctor": "Find out what is wrong with rigs, and what to do.",
+    "interrupt": "Stop all rigs at once, whoever is in charge.",
     "log": "Show what happened, in the last session or any other.",
+    "metadata": "Write a session's description and tables into its folder.",
     "ping": "Probe rigs again and again, and show whether they answer.",
     "push": "Send one message to the rigs, and show their answers.",
     "rehearse": "Have all rigs record for some seconds, to try them.",
@@ -38,6 +40,10 @@ COMMANDS = {
     "schema": "Print the JSON Schema of rigs.yaml, or an agent's file.",
     "serve": "Serve as the rig of a file, or as one that answers everything.",
     "sessions": "List the sessions, a line for each.",
+    "start": "Begin a session by hand: all rigs record, or none.",
+    "status": "Show how the rigs are now.",
+    "stop": "End a session: all rigs stop, and clean up.",
+    "transfers": "Show what agents still have to do after sessions.",
     "watch": "Show the state of the rigs while it changes.",
 }
 """The commands with their short help. Each is the function `command` of the module of that name."""

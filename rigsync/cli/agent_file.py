@@ -16,6 +16,7 @@ from rigsync.agent.file import Action, AgentFile, Command, read_agent_file
 from rigsync.agent.keys import REFUSE
 from rigsync.agent.template import Template
 from rigsync.cli.alert_problems import document_of, tell_problems
+from rigsync.cli.bridge_classes import shown
 from rigsync.cli.output import write_json
 from rigsync.cli.tables import print_table
 from rigsync.core.enums import ExpMessage
@@ -86,11 +87,17 @@ def _rows(file: AgentFile) -> Iterator[list[str]]:
         yield ["EXPEND", "verify", f"{file.verify.files} has settled", f"{file.verify.settled_within:g} s"]
     if file.validate:
         yield ["EXPEND", "validate", _shown(file.validate.command), f"{file.validate.timeout:g} s"]
+    if file.finish:
+        for step in file.finish.steps:
+            yield ["afterwards", "run", _shown(step.command), f"{step.timeout:g} s"]
+        how = f"after {' or '.join(file.finish.after)}, {file.finish.at_once} at once"
+        yield ["afterwards", "finish", f"{how}; while another session records: {file.finish.while_recording}", ""]
+        yield ["afterwards", "queue", str(file.queue_folder), ""]
     for name, text in _differing(file).items():
         yield ["rehearsal", "stands for", f"{{{name}}} = {text}", ""]
     yield ["always", "log", str(file.logs_folder), ""]
-    for name, options in file.bridges.items():
-        places = [options.get(key) for key in ("listen", "pub", "rep")]
+    for name, options in shown(file.bridges).items():
+        places = [options.get(key) for key in ("name", "from", "listen", "pub", "rep", "broker")]
         yield ["always", "tell", f"{name}: {', '.join([*filter(None, places), *options.get('to', ())])}", ""]
 
     for alert in file.alerts:
@@ -129,6 +136,9 @@ def _document(file: AgentFile) -> dict[str, Any]:
     found["rehearsal"] = _differing(file) or None
     found["logs"]["folder"] = str(file.logs_folder)
     found["alerts"] = list(map(document_of, file.alerts))
+    found["bridges"] = _plain(shown(file.bridges))
+    if file.finish:
+        found["finish"]["queue"] = str(file.queue_folder)
     return {
         "experiment_description" if name == "description" else name: value
         for name, value in found.items()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rigsync._text import size_text, span_text
 from rigsync.cli.output import compact
 from rigsync.core.enums import ExpStatus
+from rigsync.core.recorded import totals_of
 
 CONSTANT_FIELDS = {"main_sync", "experiment_description", "master", "rig_version", "spec_version"}
 """Keys that iblrig's task code expects in every answer. Their values never change."""
@@ -29,19 +29,9 @@ def words_of(message: str, answer: list[Any]) -> str:
     reference = information.get("exp_ref")
     shown = {*CONSTANT_FIELDS, "status", "exp_ref", "unconfirmed"}
     added = {name: value for name, value in information.items() if name not in shown}
-    recorded = _recorded(added.get("recorded"))
-    if recorded:
+    if recorded := totals_of(added.get("recorded")):
         del added["recorded"]
     told = [reference if isinstance(reference, str) else compact(reference)] if reference else []
-    return " ".join([status, *told, *recorded, *([compact(added)] if added else [])])
-
-
-def _recorded(told: Any) -> list[str]:
-    """Return in words what a rig says that it has recorded; nothing where it says so in another form."""
-    try:
-        sizes = [file["bytes"] for file in told["files"]]
-        count = len(sizes) + int(told.get("more") or 0)
-        files = "one file" if count == 1 else f"{count} files"
-        return [f"recorded {files}, {size_text(sum(sizes))}, in {span_text(told['seconds'])}"]
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return []
+    return " ".join(
+        [status, *told, *([f"recorded {recorded}"] if recorded else []), *([compact(added)] if added else [])]
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from rigsync._text import printable
+from rigsync._text import printable, spreadsheet_cell
 from rigsync.cli.moments import moment
 from rigsync.cli.output import write_lines
 from rigsync.errors import JournalError
@@ -89,16 +89,9 @@ def csv_line(cells: Iterable[Any]) -> str:
     Text from outside stays text there: a spreadsheet would take what begins with = for a formula, and do it.
     """
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([_cell(cell) for cell in cells])
+    csv.writer(line, lineterminator="").writerow([spreadsheet_cell(cell) for cell in cells])
     return line.getvalue()
 
 
 def write_csv(cells: Iterable[Any]) -> None:
     write_lines(csv_line(cells))
-
-
-def _cell(cell: Any) -> Any:
-    if cell is None or isinstance(cell, (int, float)):
-        return cell
-    text = printable(str(cell))
-    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from keyword import iskeyword
 from logging import INFO
 from time import sleep
 from typing import Any
@@ -12,7 +11,7 @@ import click
 
 from rigsync import ConfigError, NotRunning
 from rigsync._text import printable
-from rigsync.cli.bridge_classes import classes_of
+from rigsync.cli.bridge_classes import classes_of, made
 from rigsync.cli.children import signals_noted
 from rigsync.cli.logs import background_logging
 from rigsync.cli.options import rigs_option, verbose_option
@@ -140,9 +139,8 @@ def _run(rigs: Rigs, bridges: Any) -> None:
         for view in auxiliaries.views.values():
             if view.link is not LinkState.ALIVE:
                 click.echo(f"{view.rig} does not answer yet: {printable(view.reason)}; see rigsync doctor", err=True)
-        for name, options in bridges.items():
-            given = {f"{key}_" if iskeyword(key) else key: value for key, value in options.items()}
-            stack.enter_context(classes[name](auxiliaries, **given))
+        for bridge in made(classes, bridges, auxiliaries):
+            stack.enter_context(bridge)
         while not came:
             if not auxiliaries.is_running:
                 raise NotRunning("the service thread has ended; see the log (-v)")

@@ -9,8 +9,9 @@ from rigsync.cli.logs import start_logging
 from rigsync.cli.options import SHARE, json_option, verbose_option
 from rigsync.cli.outcomes import answer_in_words, failure_in_words
 from rigsync.cli.output import milliseconds, on_terminal, write_json, write_line
+from rigsync.cli.plain_views import PlainView, View
 from rigsync.cli.tables import print_table
-from rigsync.cli.views import LiveView, PlainView, View
+from rigsync.cli.views import LiveView
 
 
 @click.command(short_help="Run a whole experiment with rigs on this computer.")

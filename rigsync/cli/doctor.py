@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 import click
 
 from rigsync._text import printable
+from rigsync.agent.keys import is_agent_file
 from rigsync.cli import completion
+from rigsync.cli.bridge_classes import classes_of
 from rigsync.cli.logs import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.output import milliseconds, offset, write_json, write_line, write_lines, write_text
@@ -17,10 +21,13 @@ from rigsync.cli.rigs import chosen, rigs_of_file
 from rigsync.coordinator.view import clock_document
 from rigsync.doctor.doctor import Diagnosis, diagnose
 from rigsync.doctor.evidence import Evidence, text_of
+from rigsync.doctor.findings import Finding
+from rigsync.doctor.libraries import lacking_library
+from rigsync.errors import ConfigError
 
 
 @click.command(short_help="Find out what is wrong with rigs, and what to do.")
-@click.argument("patterns", metavar="[RIG]...", nargs=-1, shell_complete=completion.rigs)
+@click.argument("patterns", metavar="[RIG | AGENT.yaml]...", nargs=-1, shell_complete=completion.rigs)
 @rigs_option
 @click.option(
     "--idle",
@@ -36,20 +43,52 @@ def command(patterns: tuple[str, ...], rigs_file: str | None, idle: bool, as_jso
     It takes some seconds. It does not disturb an experiment: it only probes, and does not connect to rigs that a
     connection would disturb. The exit status is 1 if something is wrong, or could not be examined.
 
+    It also looks whether the libraries are here that the bridges of the file need, or those of an agent's file.
+
     With --json, the "fault" of a finding is one of: unknown-name, same-address, no-route, wrong-interface,
     answers-from-another-address, other-protocol, closed-port, deaf, silence, broker, hangs, not-examined, not-a-rig,
-    wrong-rig, wrong-dialect, version, mtu, clock, second-coordinator, unwell.
+    wrong-rig, wrong-dialect, version, mtu, clock, second-coordinator, unwell, library.
     """
     start_logging()
-    diagnoses = diagnose(chosen(rigs_of_file(rigs_file), patterns), idle=idle)
+    agents = [each for each in patterns if _is_agent_file(each)]
+    names = [each for each in patterns if each not in agents]
+    bridges = [name for agent in agents for name in _bridges_of(agent)]
+    diagnoses = {}
+    if names or not agents:
+        rigs = rigs_of_file(rigs_file)
+        bridges += rigs.bridges
+        diagnoses = diagnose(chosen(rigs, names), idle=idle)
+    lacking = _lacking(bridges)
     if as_json:
-        write_json({"rigs": {name: _document(diagnosis) for name, diagnosis in diagnoses.items()}})
+        documents = {name: _document(diagnosis) for name, diagnosis in diagnoses.items()}
+        findings = {name: {"findings": [dataclasses.asdict(found)]} for name, found in lacking.items()}
+        write_json({"rigs": documents, "bridges": {name: findings.get(name, {"findings": []}) for name in bridges}})
     else:
-        _print(diagnoses.values())
-    return 1 if any(diagnosis.findings for diagnosis in diagnoses.values()) else 0
+        _print(diagnoses.values(), lacking)
+    return 1 if lacking or any(diagnosis.findings for diagnosis in diagnoses.values()) else 0
 
 
-def _print(diagnoses: Collection[Diagnosis]) -> None:
+def _is_agent_file(name: str) -> bool:
+    return name.lower().endswith((".yaml", ".yml")) and os.path.isfile(name) and is_agent_file(name)
+
+
+def _bridges_of(agent: str) -> list[str]:
+    """Return the bridges of an agent's file. What reads such files is only loaded for that."""
+    return list(import_module("rigsync.agent.file").read_agent_file(agent).bridges)
+
+
+def _lacking(bridges: Iterable[str]) -> dict[str, Finding]:
+    """Return a finding for each bridge whose library is not here."""
+    found = {}
+    for name in bridges:
+        try:
+            classes_of([name])
+        except ConfigError as error:
+            found[name] = lacking_library(name, error.problem)
+    return found
+
+
+def _print(diagnoses: Collection[Diagnosis], lacking: Mapping[str, Finding]) -> None:
     told: dict[tuple[str, ...], str] = {}  # remedies by rig: many rigs may have the same fault
     unwell = sum(bool(diagnosis.findings) for diagnosis in diagnoses)
     for diagnosis in diagnoses:
@@ -69,8 +108,15 @@ def _print(diagnoses: Collection[Diagnosis]) -> None:
                     write_lines(f"      {printable(remedy[2:])}")  # in one line, for copying
                 else:
                     write_text(f"- {remedy}", "    ")
+    for name, finding in lacking.items():
+        write_text(f"bridge {name}: {finding.fault.value}")
+        write_text(f"seen: {finding.seen}", "  ")
+        write_text(f"that is: {finding.meaning}", "  ")
+        write_text(f"what to do: {finding.remedies[0]}", "  ")
     write_line()
-    write_line(f"{unwell} of {len(diagnoses)} rigs unwell" if unwell else "all is well")
+    totals = [f"{unwell} of {len(diagnoses)} rigs unwell"] if unwell else []
+    totals += [f"{len(lacking)} bridge{'s' * (len(lacking) > 1)} without a library"] if lacking else []
+    write_line(", ".join(totals) or "all is well")
 
 
 def _address_of(evidence: Evidence) -> str:

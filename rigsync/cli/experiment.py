@@ -14,7 +14,7 @@ import click
 from rigsync import Auxiliaries, ExpStatus, PushResult
 from rigsync.cli.children import Children, ended_by_signals
 from rigsync.cli.outcomes import document_of, timed_push
-from rigsync.cli.views import View
+from rigsync.cli.plain_views import View
 from rigsync.net.relay import relay_before
 
 RECORDING = 0.5
@@ -64,7 +64,7 @@ def run_experiment(number: int, loss: float, view: View, seed: int | None = None
             addresses.update({name: relay.address for name, relay in relays.items()})
         experiment = Experiment(f"{date.today()}_1_demo", addresses)
         uris = {name: f"udp://{host}:{port}" for name, (host, port) in addresses.items()}
-        auxiliaries = stack.enter_context(Auxiliaries(uris))
+        auxiliaries = stack.enter_context(Auxiliaries(uris, journal=True))
         stack.enter_context(view)
         _command_rigs(experiment, auxiliaries, view)
         if relays:

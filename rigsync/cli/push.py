@@ -122,7 +122,7 @@ def command(
                 err=True,
             )
     if click.get_current_context().obj:
-        _print_tracebacks(result.failed.values())
+        print_tracebacks(result.failed.values())
     return 1 if result.failed else NOBODY_CONFIRMS if result.unconfirmed else 0
 
 
@@ -198,6 +198,11 @@ def _print_result(result: rigsync.PushResult, seconds: dict[str, float], names: 
         else:
             rows.append([name, "failed", "-", failure_in_words(result.failed[name])])
     print_table(["rig", "outcome", "ms", "answer"], rows, right=["ms"])
+    print_starts(result)
+
+
+def print_starts(result: rigsync.PushResult) -> None:
+    """Print when each rig has begun, where all were to begin at one instant."""
     if result.at is not None:
         for name, start in result.starts.items():
             about = "about " if start.is_estimate else ""
@@ -207,7 +212,8 @@ def _print_result(result: rigsync.PushResult, seconds: dict[str, float], names: 
             click.echo(f"{1000 * result.skew:.2f} ms between the first and the last")
 
 
-def _print_tracebacks(failures: Iterable[RigError]) -> None:
+def print_tracebacks(failures: Iterable[RigError]) -> None:
+    """Print on stderr the tracebacks of rigs that have failed."""
     for error in failures:
         if traceback := getattr(error, "traceback", ""):
             click.echo(f"\n{printable(error.rig)}:\n{printable_lines(traceback)}", err=True)

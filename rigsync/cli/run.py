@@ -64,7 +64,8 @@ def command(
 
     The exit status is that of COMMAND, or 128 plus the number of the signal that has ended it. It is 125 if a rig has
     failed, 126 if COMMAND is no program, and 127 if it is not there. COMMAND finds the reference in RIGSYNC_EXP_REF,
-    and its parts in RIGSYNC_DATE, RIGSYNC_NUMBER and RIGSYNC_SUBJECT.
+    its parts in RIGSYNC_DATE, RIGSYNC_NUMBER and RIGSYNC_SUBJECT, and the session's folder in RIGSYNC_SESSION_PATH, in
+    ALF form, and in RIGSYNC_BIDS.
 
     \b
     rigsync run --ref 2026-01-31_1_mouse -- python task.py
@@ -80,6 +81,7 @@ def command(
     with connect(rigs) as auxiliaries:
         with usage_errors():
             experiment = auxiliaries.experiment(ref, init=begin, start=data, delay=delay, timeout=timeout)
+        experiment.stays = False
         try:
             with experiment as session:
                 _run(words, session.exp_ref)

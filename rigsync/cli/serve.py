@@ -18,7 +18,7 @@ from rigsync.agent.agent import Agent
 from rigsync.agent.distinct import check_distinct_agents
 from rigsync.agent.file import AgentFile, read_agent_file
 from rigsync.cli import completion
-from rigsync.cli.bridge_classes import classes_of
+from rigsync.cli.bridge_classes import classes_of, made
 from rigsync.cli.logs import background_logging
 from rigsync.cli.options import SECONDS, SECONDS_OR_NONE, SHARE, json_option, usage_errors, verbose_option
 from rigsync.cli.output import compact, end_interrupted_line, write_json, write_line
@@ -134,8 +134,8 @@ def _serve_files(names: tuple[str, ...], as_json: bool) -> None:
     classes = classes_of({name for options in bridges.values() for name in options})
 
     def announce(rig: Rig) -> None:
-        for name, options in bridges[rig.name].items():
-            stack.enter_context(classes[name](rig, **options))
+        for bridge in made(classes, bridges[rig.name], rig):
+            stack.enter_context(bridge)
         if as_json:
             write_json({"rig": rig.name, "listening": rig.uri}, indent=None)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from math import inf
-from time import localtime, monotonic, sleep, strftime, time
-from typing import Any
+from time import monotonic, sleep
 
 import click
 from rich.live import Live
@@ -19,32 +18,17 @@ from rigsync.cli.history import History
 from rigsync.cli.keys import keys
 from rigsync.cli.logs import NOTICES, held_back_logging, start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
-from rigsync.cli.output import end_interrupted_line, on_terminal, write_json, write_line
+from rigsync.cli.output import end_interrupted_line, on_terminal
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
-from rigsync.cli.tables import print_table
+from rigsync.cli.showing import show, show_once, status_of
 from rigsync.cli.terminal import console
-from rigsync.cli.watching import (
-    COLUMNS,
-    COLUMNS_ONCE,
-    NUMBERS,
-    Position,
-    board_of,
-    cells_of,
-    facts_of,
-    once,
-    rows_in_view,
-    screen,
-    table,
-)
+from rigsync.cli.watching import Position, board_of, facts_of, rows_in_view, screen, table
 from rigsync.coordinator.view import RigView
-from rigsync.core.events import LinkState
 
 CONNECT_TIMEOUT = 0.2
 """Seconds to wait for the rigs before the first view. The view shows whether they answer."""
 INTERVAL = 0.25
 """Seconds between looks at the rigs."""
-TELLING, LONGEST_TELLING = 0.1, 1.0
-"""Seconds of quiet after which rigs have told how far they are, and the most seconds to wait for that."""
 REFRESH = 1.0
 """Seconds after which the view is drawn again without news: ages and round trips change."""
 
@@ -75,38 +59,25 @@ def command(patterns: tuple[str, ...], once: bool, rigs_file: str | None, as_jso
     each change, at most four a second. The exit status is 1 if a rig does not answer at the end.
     """
     rigs = chosen(rigs_of_file(rigs_file), patterns)
-    is_live = not (once or as_json) and on_terminal() and not console().is_dumb_terminal
+    if once:
+        start_logging(printed=NOTICES)
+        return show_once(rigs, as_json)
+    is_live = not as_json and on_terminal() and not console().is_dumb_terminal
     with ExitStack() as stack:
         if is_live:
             stack.enter_context(held_back_logging())
         else:
             start_logging(printed=NOTICES)
-        auxiliaries = stack.enter_context(connect(rigs, None if once else CONNECT_TIMEOUT))
+        auxiliaries = stack.enter_context(connect(rigs, CONNECT_TIMEOUT))
         try:
-            if once:
-                _let_tell(auxiliaries)
-                _print([*auxiliaries.views.values()], as_json, is_whole=True)
-            elif is_live:
+            if is_live:
                 _show_live(auxiliaries)
             else:
                 _print_changes(auxiliaries, as_json)
         except KeyboardInterrupt:
             if not is_live:
                 end_interrupted_line()
-        rows = [*auxiliaries.views.values()]
-    return 0 if all(row.link is LinkState.ALIVE for row in rows) else 1
-
-
-def _let_tell(auxiliaries: Auxiliaries) -> None:
-    """Wait until the rigs have told how far they are, and what is wrong, which they do when a coordinator connects."""
-
-    def told() -> list[Any]:
-        return [(board_of(row), row.trouble) for row in auxiliaries.views.values()]
-
-    end, before = monotonic() + LONGEST_TELLING, None
-    while monotonic() < end and (now := told()) != before:
-        before = now
-        sleep(TELLING)
+        return status_of([*auxiliaries.views.values()])
 
 
 def _changes(
@@ -171,22 +142,4 @@ def _print_changes(auxiliaries: Auxiliaries, as_json: bool) -> None:
         return True
 
     for rows in _changes(auxiliaries, wait, inf, with_board=as_json):
-        _print(rows, as_json)
-
-
-def _print(rows: Sequence[RigView], as_json: bool, is_whole: bool = False) -> None:
-    """Print how the rigs are. JSON takes one line, unless it is the whole output."""
-    if as_json:
-        write_json({"time": time(), "rigs": {row.rig: row.document() for row in rows}}, indent=2 if is_whole else None)
-        return
-    if is_whole and on_terminal():
-        terminal = console()
-        terminal.print(once(rows, terminal.width, terminal.encoding.startswith("utf")))
-        return
-    if not is_whole:
-        write_line(strftime("%H:%M:%S", localtime()))
-    columns = COLUMNS_ONCE if is_whole else COLUMNS
-    stacks = [(0, 1), (2, 3), (4, 5, 6), (7, 8, 9) if len(columns) > 9 else (7, 8)]
-    print_table(columns, [cells_of(row, columns, time()) for row in rows], NUMBERS, stacks)
-    if not is_whole:
-        write_line()
+        show(rows, as_json)

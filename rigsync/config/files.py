@@ -12,6 +12,7 @@ from typing import Any
 from rigsync.config.address import parse_broker
 from rigsync.config.alerts import ALERTS, Alert, alerts_of
 from rigsync.config.journal import JOURNAL, JournalSettings, journal_of
+from rigsync.config.programs import CURVE_KEY
 from rigsync.config.rigs import ADDRESS, NAME, RIG, Rigs, rigs_of
 from rigsync.config.schema import (
     Key,
@@ -28,6 +29,7 @@ from rigsync.config.schema import (
     under,
 )
 from rigsync.config.yaml import document_node, located, map_of
+from rigsync.core.session_paths import check_place
 from rigsync.core.timing import DEFAULT_TIMING, MOST, SHORTEST, Timing
 from rigsync.errors import ConfigError
 
@@ -67,9 +69,17 @@ _OSC_ADDRESS = text(
     "udp://, tcp:// or tcp+length://, a host and a port, such as udp://127.0.0.1:9000",
 )
 _ZMQ_ADDRESS = text(500, r"tcp://\S+:[0-9]{1,5}", "tcp://, an IP address and a port, such as tcp://127.0.0.1:5555")
-_CURVE_KEY = text(40, r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}", "a public key, 40 characters in quotes")
 _STREAM = text(100, r"[^'\"]*[^'\"\s][^'\"]*", "the name of an LSL stream, without quotes")
 _OF_ANY_HUB = {
+    "lsl": Key(
+        Table(
+            {
+                "name": Key(_STREAM, "Name of the stream of markers.", default="rigsync"),
+                "from": Key(_STREAM, "The stream whose markers become events."),
+            }
+        ),
+        "Markers for recorders by Lab Streaming Layer.",
+    ),
     "osc": Key(
         Table(
             {
@@ -89,7 +99,7 @@ _OF_ANY_HUB = {
                         {
                             "secret_key": Key(text(), "The file of the bridge's secret key.", required=True),
                             "clients": Key(
-                                listing(_CURVE_KEY, 1), "Public keys of those who may connect.", required=True
+                                listing(CURVE_KEY, 1), "Public keys of those who may connect.", required=True
                             ),
                         }
                     ),
@@ -100,39 +110,29 @@ _OF_ANY_HUB = {
         "Requests and events by ZeroMQ.",
     ),
 }
-RIG_BRIDGES = Table(_OF_ANY_HUB)
-"""The bridges of an agent's file, which tell what happens at its rig."""
-_BRIDGES = Table(
+_AT_BROKER = "Events, and how each rig is, at an MQTT broker."
+_BROKER = Key(
+    text(500),
+    "The broker, and with what its topics begin, as in mqtt://broker.lab/room1; mqtts:// for TLS.",
+    required=True,
+)
+RIG_BRIDGES = Table(
     {
-        "lsl": Key(
-            Table(
-                {
-                    "name": Key(_STREAM, "Name of the stream of markers.", default="rigsync"),
-                    "from": Key(_STREAM, "The stream whose markers become events."),
-                }
-            ),
-            "Markers for recorders by Lab Streaming Layer.",
-        ),
         **_OF_ANY_HUB,
         "mqtt": Key(
             Table(
-                {
-                    "broker": Key(
-                        text(500),
-                        "The broker, and with what its topics begin, as in mqtt://broker.lab/room1; mqtts:// for TLS.",
-                        required=True,
-                    ),
-                    "commands": Key(
-                        boolean(),
-                        "Whether whoever may publish on its topics push/# and call/# there commands the rigs.",
-                        default=False,
-                    ),
-                }
+                {"broker": _BROKER},
+                misplaced={"commands": "nobody commands a rig by its bridge: its coordinator does; leave this out"},
             ),
-            "Events, and how each rig is, at an MQTT broker.",
+            _AT_BROKER,
         ),
     }
 )
+"""The bridges of an agent's file, which tell what happens at its rig."""
+_COMMANDS = Key(
+    boolean(), "Whether whoever may publish on its topics push/# and call/# there commands the rigs.", default=False
+)
+_BRIDGES = Table({**_OF_ANY_HUB, "mqtt": Key(Table({"broker": _BROKER, "commands": _COMMANDS}), _AT_BROKER)})
 _RIGS = Table(
     {
         "timing": Key(_TIMING, "The times by which rigs are asked and watched. Most files leave them out.", default={}),
@@ -145,6 +145,10 @@ _RIGS = Table(
         "journal": JOURNAL,
         "report": Key(text(1000), "The folder for a report of each session, written at its end (docs/report.md)."),
         "alerts": Key(ALERTS, "Who is told of what, while this program commands an experiment.", default=[]),
+        "metadata": Key(
+            text(1000),
+            "The folder of a session for its metadata, written at its end, such as D:/data/{session_path}.",
+        ),
     }
 )
 _FLAT = mapping(
@@ -159,11 +163,31 @@ def rigs_schema() -> dict[str, Any]:
 
 
 def bridges_of(found: Known, folder: Path) -> dict[str, Any]:
-    """Return the options of each bridge of a file. Relative paths begin at the file's folder."""
+    """Return the options of each bridge of a file. Relative paths begin at the file's folder.
+
+    Raises
+    ------
+    ConfigError
+        The broker is none; its ``key`` begins at ``bridges``.
+    """
     bridges = {name: dict(options) for name, options in found.items() if options is not None}
     if "zmq" in bridges and (curve := found["zmq"]["curve"]):
         bridges["zmq"]["curve"] = {**curve, "secret_key": str(folder / curve["secret_key"])}
+    if "mqtt" in bridges:
+        with under("bridges.mqtt.broker"):
+            parse_broker(found["mqtt"]["broker"])
     return bridges
+
+
+def _metadata_of(folder: str | None, there: Path) -> str | None:
+    """Return the folder of a session, in which variables stand; a relative one begins in the file's folder."""
+    if folder is None:
+        return None
+    try:
+        check_place(folder)
+    except ValueError as error:
+        raise ConfigError(str(error), key="metadata") from error
+    return str(there.absolute() / folder)
 
 
 def load_rigs(path: str | os.PathLike[str]) -> Rigs:
@@ -201,7 +225,7 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
         node = document_node(file, "expected a YAML file with a key 'rigs', or lines such as cameras: 192.168.1.20")
         timing, bridges = DEFAULT_TIMING, {}
         journal: JournalSettings | None = JournalSettings()
-        report = None
+        report = metadata = None
         alerts: tuple[Alert, ...] = ()
         if all(key.value != "rigs" for key, _ in node.value):
             found = _FLAT.read(map_of(node, lines, mistakes, "rigs"), "rigs", mistakes)
@@ -215,13 +239,13 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
             with mistakes:
                 journal = journal_of(whole["journal"], Path(file).parent)
             report = None if whole["report"] is None else Path(file).parent.absolute() / whole["report"]
-            with mistakes, under("bridges.mqtt.broker"):
-                if "mqtt" in bridges:
-                    parse_broker(whole["bridges"]["mqtt"]["broker"])
             with mistakes:
                 alerts = alerts_of(whole["alerts"], Path(file).parent, mistakes)
+            with mistakes:
+                metadata = _metadata_of(whole["metadata"], Path(file).parent)
         parts: dict[str, Any] = {"bridges": bridges, "journal": journal, "report": report, "alerts": alerts}
-        rigs = Rigs(rigs_of(found, mistakes), timing, source=file, **parts)
+        parts["metadata"] = metadata
+        rigs = Rigs(rigs_of(found, mistakes, os.path.dirname(file)), timing, source=file, **parts)
         if not mistakes:
             return rigs, lines
     raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__

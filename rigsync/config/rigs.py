@@ -118,6 +118,8 @@ class Rigs:
         The folder for a report at each session's end; None for none.
     alerts : tuple of Alert
         Who is told of what by a program that commands an experiment on these rigs.
+    metadata : str, optional
+        The folder of each session for its metadata, with variables such as ``{session_path}``; None for none.
 
     Raises
     ------
@@ -133,6 +135,7 @@ class Rigs:
     journal: JournalSettings | None = None
     report: Path | None = None
     alerts: tuple[Alert, ...] = field(default=(), repr=False)
+    metadata: str | None = None
     _room: Room = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -256,16 +259,19 @@ def rigs_from(clients: Rigs | Mapping[str, Any] | None, timing: Timing | None = 
     return Rigs(rigs, timing or Timing(), may_share=is_flat)
 
 
-def rigs_of(clients: Mapping[str, Any], mistakes: Mistakes) -> dict[str, RigConfig]:
-    """Return a `RigConfig` for each entry of a map of rigs (see `rigs_from`) that has no mistake."""
+def rigs_of(clients: Mapping[str, Any], mistakes: Mistakes, folder: str = "") -> dict[str, RigConfig]:
+    """Return a `RigConfig` for each entry of a map of rigs (see `rigs_from`) that has no mistake.
+
+    Relative paths begin at `folder`.
+    """
     rigs = {}
     for name, client in clients.items():
         with mistakes:
-            rigs[name] = _rig_from(name, client)
+            rigs[name] = _rig_from(name, client, folder)
     return rigs
 
 
-def _rig_from(name: str, client: object) -> RigConfig:
+def _rig_from(name: str, client: object, folder: str) -> RigConfig:
     if isinstance(client, RigConfig):
         return client
     key = f"rigs.{name}"
@@ -274,7 +280,7 @@ def _rig_from(name: str, client: object) -> RigConfig:
         raise ConfigError.of(misnamed)
     if scheme := scheme_of(options["uri"]):
         with under(key):
-            return program_rig(name, scheme, options)
+            return program_rig(name, scheme, options, folder)
     if foreign := [each for each in KEYS if options.get(each) is not None]:
         problem = f"{foreign[0]} is for a rig whose address begins with osc:// or zmq+req://"
         raise ConfigError(problem, key=f"{key}.{foreign[0]}")

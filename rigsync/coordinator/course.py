@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from rigsync import __version__
 from rigsync._text import one_line, printable
 from rigsync.coordinator.failures import (
     OUT_OF_REACH,
@@ -26,12 +25,20 @@ from rigsync.coordinator.failures import (
     report_of,
     weakly,
 )
+from rigsync.coordinator.introductions import (
+    Unfit,
+    check_not_running,
+    information,
+    information_in,
+    is_strangers,
+    main_reference,
+)
 from rigsync.coordinator.results import PushResult
 from rigsync.coordinator.service import RigServices
 from rigsync.core.arguments import compose
-from rigsync.core.enums import PROTOCOL_VERSION, ExpStatus
+from rigsync.core.enums import ExpStatus
 from rigsync.core.events import Dialect
-from rigsync.core.lifecycle import reference_text, same_reference
+from rigsync.core.lifecycle import reference_text
 from rigsync.core.orders import Asked
 from rigsync.errors import (
     ENDED_BADLY,
@@ -52,6 +59,7 @@ PATIENCE, IMPATIENCE = 600.0, 20.0
 when somebody waits for the program to end."""
 SHOWN = 500
 """Characters of a rig's reason by which it is known again. Where it was told it is cut, at more than that."""
+LEFT_TO_LEASE = "if it records, it goes on until its lease is over"
 RECORDING = "recording"
 """The stage of an experiment between EXPSTART and EXPEND."""
 _DONE = {"EXPINFO": "not begun", "EXPINIT": "initialised", "EXPSTART": "started"}
@@ -100,6 +108,8 @@ class Course(Generic[_Begun, _Done]):
         """What became of each message, by its name."""
         self.ready = Latch()
         """Set while every rig records; serves as a thread event and as a condition."""
+        self.stays = True
+        """Whether its program goes on after it. Then a rig that was out of reach is told to stop once it answers."""
         self._watch: FailureWatch | None = None
         self._in_charge_of: list[str] = []
         """Rigs that may have begun and are not known to have stopped."""
@@ -178,6 +188,37 @@ class Course(Generic[_Begun, _Done]):
         """
         done: _Done = self._run(self._interrupt(reason))
         return done
+
+    def join(self, rigs: Iterable[str]) -> None:
+        """Take up what another program has begun and left, to end or interrupt it here; sends nothing.
+
+        Parameters
+        ----------
+        rigs : iterable of str
+            Those that nobody else is in charge of. They are interrupted if this program fails, or they do not end.
+
+        Raises
+        ------
+        RuntimeError
+            It was begun before.
+        """
+        self._enter()
+        self._in_charge_of = list(rigs)
+        self._state = "running"
+
+    def leave_running(self) -> None:
+        """Let the rigs record without this program, until another one ends them, or their lease is over.
+
+        Its coordinator has to be made with ``leave_running=True``: any other interrupts them when it closes.
+
+        Raises
+        ------
+        RuntimeError
+            It was never begun, or is over.
+        """
+        self._take_up("leave_running()")
+        self._in_charge_of = []
+        self._close()
 
     def _run(self, steps: Steps) -> Any:
         """Run steps, and return what they return; what is raised while they wait is raised in them."""
@@ -260,12 +301,15 @@ class Course(Generic[_Begun, _Done]):
                     logger.warning("stopping %s: EXPINTERRUPT", ", ".join(self._in_charge_of))
                 yield from self._stop_and_clean_up(report_of(error))
         finally:
-            self._state = "over"
-            self._unfinished.discard(self)
-            if self._watch:
-                self._watch.close()
-            self._signals.give_back()
+            self._close()
             self._signals.act(error)  # though another exception goes on
+
+    def _close(self) -> None:
+        self._state = "over"
+        self._unfinished.discard(self)
+        if self._watch:
+            self._watch.close()
+        self._signals.give_back()
 
     def note_closing(self) -> None:
         """Leave signals to the system again: its rigs are closed, and it was not left, or even never begun."""
@@ -288,10 +332,14 @@ class Course(Generic[_Begun, _Done]):
 
     def _beginning(self) -> Steps:
         told = information_in((yield from self._tell_all("EXPINFO", ExpStatus.CONNECTED, information(self.exp_ref))))
-        self._find_reference(told)
-        self._check_not_running(told)
+        try:
+            self.exp_ref = main_reference(told, self.exp_ref)
+            if not self._init.get("takeover"):
+                check_not_running(told, self.exp_ref)
+        except Unfit as unfit:
+            raise self._refused(unfit.rigs, unfit.problem) from None
         # Noted before it is sent, since Ctrl-C may come meanwhile. Rigs that record for somebody else are left out.
-        self._in_charge_of = [rig for rig in self._rigs if not self._is_strangers(told.get(rig, {}))]
+        self._in_charge_of = [rig for rig in self._rigs if not is_strangers(told.get(rig, {}), self.exp_ref)]
         yield from self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
         self._in_charge_of = list(self._rigs)
         services, tell, joins = self._services, weakly(self._note_failure), bool(self._init.get("takeover"))
@@ -299,48 +347,10 @@ class Course(Generic[_Begun, _Done]):
         yield from self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
 
-    def _check_not_running(self, told: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse to join a running experiment of this reference: its recording began before."""
-        running = [
-            rig
-            for rig, info in told.items()
-            if info.get("status") == int(ExpStatus.RUNNING) and info.get("exp_ref") and not self._is_strangers(info)
-        ]
-        if running and not self._init.get("takeover"):
-            problem = (
-                f"it records {self.exp_ref} already; go on with that by init={{'takeover': True}}, or stop it by "
-                "EXPEND or EXPINTERRUPT, or give this experiment another number"
-            )
-            raise self._refused(running, problem)
-
     def _refused(self, rigs: Sequence[str], problem: str) -> ExperimentError:
         """Return the error of what some rigs have told, before anything has begun."""
         outcomes = {rig: problem if rig in rigs else _DONE["EXPINFO"] for rig in self._rigs}
         return ExperimentError(self.exp_ref, "EXPINFO", outcomes, {rig: RigError(rig, problem) for rig in rigs})
-
-    def _is_strangers(self, info: Mapping[str, Any]) -> bool:
-        reference = info.get("exp_ref")
-        is_same = isinstance(reference, str) and same_reference(reference, self.exp_ref)
-        return info.get("status") == int(ExpStatus.RUNNING) and reference is not None and not is_same
-
-    def _find_reference(self, told: Mapping[str, Mapping[str, Any]]) -> None:
-        """Use the main sync's reference, as iblrig's task code does; there may be one main sync."""
-        main = [rig for rig, info in told.items() if info.get("main_sync")]
-        if len(main) > 1:
-            problem = f"{' and '.join(main)} claim to be the main sync, which one rig is; see how they are configured"
-            raise self._refused(main, problem)
-        for rig in main:
-            # A rig that is STOPPED tells the experiment before this one.
-            if (reference := told[rig].get("exp_ref")) and told[rig].get("status") != int(ExpStatus.STOPPED):
-                try:
-                    found = reference_text(reference)
-                except ValueError as error:
-                    problem = f"it is the main sync, and what it tells is no reference: {error}"
-                    raise self._refused([rig], problem) from None
-                if self.exp_ref is not None and not same_reference(self.exp_ref, found):
-                    text = f"its reference {found} counts, not {self.exp_ref}"
-                    logger.warning("%s is the main sync: %s", rig, one_line(text))
-                self.exp_ref = found
 
     def _tell_all(self, message: str, *args: Any, delay: float | None = None) -> Steps:
         outcome = yield from self._tell(message, self._rigs, *args, delay=delay, all_or_none=True)
@@ -350,7 +360,8 @@ class Course(Generic[_Begun, _Done]):
 
     def _tell(self, message: str, rigs: list[str], *args: Any, **options: Any) -> Steps:
         outcome = yield self._asked(message, rigs, *args, **options)
-        self.results[message] = outcome.result if isinstance(outcome, PushError) else outcome
+        if outcome is not None:
+            self.results[message] = outcome.result if isinstance(outcome, PushError) else outcome
         return outcome
 
     def _undone(self, message: str, error: PushError) -> Steps:
@@ -416,10 +427,10 @@ class Course(Generic[_Begun, _Done]):
         if self._watch:
             self._watch.end()
         try:
-            stopped = yield self._asked("EXPINTERRUPT", rigs, report, patience=IMPATIENCE)
+            stopped = yield from self._tell("EXPINTERRUPT", rigs, report, patience=IMPATIENCE)
             self._in_charge_of = []
             if stopped is None:
-                yield self._asked("EXPCLEANUP", rigs)
+                yield from self._tell("EXPCLEANUP", rigs)
                 return dict.fromkeys(rigs, "told to stop")
             unmoved = {rig: error for rig, error in stopped.failed.items() if not self._services[rig].has_ended}
             if told is None:
@@ -428,12 +439,12 @@ class Course(Generic[_Begun, _Done]):
                 logger.error("%s may go on recording", ", ".join(unmoved))  # why, the error says
             self._signals.hold(ctrl_c=False)  # nothing records any more; cleaning up may take long
             out_of_reach = [rig for rig, error in stopped.failed.items() if isinstance(error, OUT_OF_REACH)]
-            told_again: list[str] = []
+            to_come: dict[str, str] = {}
             try:
-                cleaned_up = yield self._asked("EXPCLEANUP", rigs)
+                cleaned_up = yield from self._tell("EXPCLEANUP", rigs)
             finally:  # even if Ctrl-C ends that
                 if out_of_reach:
-                    told_again = self._stop_later(out_of_reach, report)
+                    to_come = _stop_later(self._services, out_of_reach, self.exp_ref, report, self.stays)
         except RigsyncError as error:  # closed, for instance
             logger.error("%s may go on recording: %s", ", ".join(rigs), error)  # noqa: TRY400 - the text says all
             return dict.fromkeys(rigs, f"not reached: {error}")
@@ -443,18 +454,10 @@ class Course(Generic[_Begun, _Done]):
             before = None if told is None else told.get(rig)
             outcomes[rig] = in_words("EXPINTERRUPT", interrupted, before) if interrupted else "interrupted"
             outcomes[rig] += f" and {in_words('EXPCLEANUP', tidied, interrupted or before) if tidied else 'cleaned up'}"
-        outcomes.update({rig: f"{outcomes[rig]}; it is told again once it answers" for rig in told_again})
+        outcomes.update({rig: f"{outcomes[rig]}; {what}" for rig, what in to_come.items()})
         if told is None:
             log_failures("EXPCLEANUP", {r: e for r, e in cleaned_up.failed.items() if r not in stopped.failed})
         return outcomes
-
-    def _stop_later(self, out_of_reach: list[str], report: dict[str, Any]) -> list[str]:
-        """Have rigs that are out of reach stopped as soon as they answer; return those that say what they record."""
-        services = self._services
-        if told := [rig for rig in out_of_reach if services[rig].dialect != Dialect.IBLUTIL.value]:
-            messages = compose("EXPINTERRUPT", report), compose("EXPCLEANUP")
-            LateStop(services, services.hub, told, self.exp_ref, *messages, IMPATIENCE)
-        return told
 
     def _asked(self, message: str, rigs: list[str], *args: Any, patience: float = PATIENCE, **options: Any) -> Asked:
         patience = patience if self._timeout is None else 0.0
@@ -465,6 +468,20 @@ class Course(Generic[_Begun, _Done]):
             guarded("on_failure", self._on_failure, failure)
 
 
+def _stop_later(
+    services: RigServices, out_of_reach: list[str], exp_ref: str | None, report: dict[str, Any], stays: bool
+) -> dict[str, str]:
+    """Have rigs that are out of reach stopped as soon as they answer; return what those do that say what they do.
+
+    Where the program does not stay, nobody tells them, and their lease stops them.
+    """
+    told = [rig for rig in out_of_reach if services[rig].dialect != Dialect.IBLUTIL.value]
+    if told and stays:
+        messages = compose("EXPINTERRUPT", report), compose("EXPCLEANUP")
+        LateStop(services, services.hub, told, exp_ref, *messages, IMPATIENCE)
+    return dict.fromkeys(told, "it is told again once it answers" if stays else LEFT_TO_LEASE)
+
+
 def _nothing() -> Steps:
     yield from ()
 
@@ -472,21 +489,3 @@ def _nothing() -> Steps:
 def _tell_never_begun(exp_ref: str | None, rigs: Sequence[str], how: str) -> None:
     text = "nothing is recorded: the experiment %s on %s was never begun; begin it by %s"
     logger.error(text, exp_ref or "without a reference", ", ".join(rigs), how)
-
-
-def information(exp_ref: str | None) -> dict[str, Any]:
-    """Return what the rigs are told of this side."""
-    return {
-        "exp_ref": exp_ref,
-        "main_sync": False,
-        "master": True,
-        "experiment_description": {},
-        "rig_version": __version__,
-        "spec_version": PROTOCOL_VERSION,
-        "status": int(ExpStatus.CONNECTED),
-    }
-
-
-def information_in(answers: PushResult) -> dict[str, dict[str, Any]]:
-    """Return what rigs say of themselves, by name."""
-    return {rig: answer[-1] for rig, answer in answers.items() if answer and isinstance(answer[-1], dict)}

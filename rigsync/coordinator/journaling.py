@@ -49,13 +49,19 @@ def recorder_of(hub: Hub, rigs: Rigs, journal: Journal, services: Callable[[], R
 
 
 def reports_of(hub: Hub, rigs: Rigs, recorder: Recorder | None) -> SessionReports | None:
-    """Return what writes a report at each session's end, if the file of rigs asks for it and there is a journal."""
-    if rigs.report is None:
+    """Return what writes a report, or metadata, at each session's end, if the file of rigs asks for it.
+
+    It needs the journal.
+    """
+    if rigs.report is None and rigs.metadata is None:
         return None
     if recorder is None:
-        logger.warning("%s: no report is written, since there is no journal; leave out journal: off", rigs.report)
+        for what, folder in (("report", rigs.report), ("metadata", rigs.metadata)):
+            if folder is not None:
+                text = "%s: no %s is written, since there is no journal; leave out journal: off"
+                logger.warning(text, folder, what)
         return None
-    return SessionReports(hub, recorder, rigs.report)
+    return SessionReports(hub, recorder, rigs.report, rigs.metadata)
 
 
 def sample_of(view: RigView) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rigsync._text import size_text
-from rigsync.coordinator.course import Course, Steps, information, information_in
+from rigsync.coordinator.course import Course, Steps
 from rigsync.coordinator.experiment import AsyncExperiment, Experiment
 from rigsync.coordinator.failures import FailureWatch, may_have_begun, weakly
+from rigsync.coordinator.introductions import information, information_in
 from rigsync.coordinator.results import PushResult
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import (

@@ -56,13 +56,13 @@ class StandIns:
 
 
 def _class_for(config: ProgramRig) -> Callable[[ProgramRig], StandIn]:
-    scheme, key = config.address.scheme, f"rigs.{config.name}.uri"
+    protocol, key = config.protocol, f"rigs.{config.name}.uri"
     metadata = import_module("importlib.metadata")  # it takes as long to load as all the rest of a coordinator
-    for found in metadata.entry_points(group=GROUP, name=scheme):
+    for found in metadata.entry_points(group=GROUP, name=protocol):
         try:
             made: Callable[[ProgramRig], StandIn] = found.load()
         except ModuleNotFoundError as error:
             raise ConfigError(str(error), key=key) from error
         return made
-    problem = f"nothing here speaks {scheme}://; install rigsync again, from the folder in which it is: pip install ."
+    problem = f"nothing here speaks {protocol}://; install rigsync again, from the folder in which it is: pip install ."
     raise ConfigError(problem, key=key)

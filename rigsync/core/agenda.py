@@ -30,7 +30,7 @@ from rigsync.core.lifecycle import (
 )
 from rigsync.core.messages import Command, Message, Verb
 from rigsync.core.ownership import Ownership, Sender
-from rigsync.core.queries import CHECK, Queries, Task
+from rigsync.core.queries import FOR_ANYBODY, Queries, Task
 from rigsync.core.rigs import Room
 from rigsync.core.schedule import Schedule
 from rigsync.errors import ENDED_BADLY, PayloadError, PayloadTooLarge, closest_first
@@ -238,7 +238,7 @@ class Agenda:
 
     def _query(self, task: Task, now: float) -> None:
         is_command = isinstance(task.event, Command)
-        is_restricted = task.event is _ALYX or (is_command and task.event != CHECK)
+        is_restricted = task.event is _ALYX or (is_command and task.event not in FOR_ANYBODY)
         if is_restricted and not self._may_command(task, now):
             self._refuse(task, "BusyError", self._busy(task, now), now)
         elif is_command and task.event not in self._handled:

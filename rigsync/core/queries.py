@@ -27,7 +27,11 @@ LEAD = 0.02
 """Seconds before an instant at which its handlers are handed over, so that a fine timer can wait for the rest."""
 
 CHECK = Command("rigsync.check")
-"""The command that asks what a rig lacks for a session. It changes nothing, so that anybody may ask, at any time."""
+"""The command that asks what a rig lacks for a session."""
+TRANSFERS = Command("rigsync.transfers")
+"""The command that asks what is still to be done after sessions."""
+FOR_ANYBODY = frozenset({CHECK, TRANSFERS})
+"""These change nothing, so that anybody may ask, at any time."""
 JOURNAL = Command("rigsync.journal")
 """The command that asks for a rig's own journal, in pages. While an experiment goes on, only who is in charge may."""
 

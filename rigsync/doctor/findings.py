@@ -51,6 +51,7 @@ class Fault(str, Enum):
     CLOCK = "clock"
     SECOND_COORDINATOR = "second-coordinator"
     UNWELL = "unwell"
+    LIBRARY = "library"
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +286,7 @@ def _closed(evidence: Evidence, interfaces: Sequence[Interface]) -> Finding:
 
 def _silence(evidence: Evidence) -> Finding:
     tried = f"{evidence.probes} probes" if evidence.scheme == "udp" else "the call for a TCP connection"
-    seen = f"no answer from {evidence.where} to {tried}"
-    if evidence.local:
-        seen += f", sent from {evidence.local}"
+    seen = f"no answer from {evidence.where} to {tried}" + (f", sent from {evidence.local}" if evidence.local else "")
     if evidence.host_is_up:
         seen += "; its host is up, for it refuses at other ports"
         meaning = "a firewall drops what comes for this port, or the rig's program hangs"

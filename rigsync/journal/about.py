@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,10 @@ LONGEST = 10.0
 """Seconds for git to tell the state of a repository."""
 LOOK = 0.1
 """Seconds between two looks whether it has."""
-_DESCRIBE = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+LONGEST_END = 1.0
+"""Seconds for git to end when it is told to."""
+_STATUS = ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+_COMMIT = "# branch.oid "
 
 
 def about_run(files: Iterable[str | os.PathLike[str]], more: dict[str, Any]) -> dict[str, Any]:
@@ -66,14 +70,15 @@ class Repository:
     def __init__(self, folder: str):
         self._folder = folder
         self._until = time.monotonic() + LONGEST
-        self._git: subprocess.Popen[str] | None = None
-        with contextlib.suppress(OSError):  # there is no git here
+        self._git: subprocess.Popen[bytes] | None = None
+        with contextlib.suppress(OSError):  # there is no git here, or no room for what it says
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - it may say more than a pipe takes
             self._git = subprocess.Popen(  # noqa: S603
-                ["git", "-c", "core.fsmonitor=false", "-C", folder, *_DESCRIBE],  # noqa: S607 - whichever there is
+                ["git", "-c", "core.fsmonitor=false", "-C", folder, *_STATUS],  # noqa: S607 - whichever there is
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=self._said,
                 stderr=subprocess.DEVNULL,
-                text=True,
+                # Else it locks the repository for a moment, in which its user may want to commit something.
                 env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
@@ -82,20 +87,25 @@ class Repository:
         """Return the repository once git has told it; None before, and where there is none."""
         if self._git is None or (self._git.poll() is None and time.monotonic() < self._until):
             return None
-        told = self.close().strip()  # less than all of it where it took too long
-        commit, _, dirty = told.partition("-")
-        return {"folder": self._folder, "commit": commit, "dirty": bool(dirty)} if commit else None
+        has_told = self._git.returncode == 0
+        if has_told:
+            self._said.seek(0)
+        lines = self._said.read(LARGEST_FILE).decode(errors="replace").splitlines() if has_told else []
+        self.close()
+        found = [line.removeprefix(_COMMIT) for line in lines if line.startswith(_COMMIT)]
+        changed = any(not line.startswith("#") for line in lines)
+        return {"folder": self._folder, "commit": found[0], "dirty": changed} if found else None
 
     @property
     def is_asked(self) -> bool:
         """Whether git has not told it yet."""
         return self._git is not None
 
-    def close(self) -> str:
-        """Wait for git no longer; return what it has said."""
+    def close(self) -> None:
+        """Wait for git no longer."""
         git, self._git = self._git, None
-        if git is None:
-            return ""
-        with contextlib.suppress(OSError):
-            git.kill()
-        return git.communicate()[0]
+        if git:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                git.terminate()  # a git that is killed may leave what it has locked
+                git.wait(LONGEST_END)
+            self._said.close()

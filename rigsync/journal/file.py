@@ -15,7 +15,8 @@ from rigsync.hub.documents import json_of
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.drives import network_of
 from rigsync.journal.entries import storable
-from rigsync.journal.store import PATIENCE, open_to_write
+from rigsync.journal.store import open_to_write
+from rigsync.journal.troubles import problem_of
 from rigsync.runtime.disk_writer import at_ease
 
 _RUN = "INSERT INTO run (uuid, kind, name, host, program, opened, closed, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -135,7 +136,7 @@ class JournalFile:
                     if execute(_DELETE_OF, (session[0], _STEP)).rowcount < _STEP:
                         execute("DELETE FROM session WHERE id = ?", session[:1])
                 return True
-            execute(_DELETE_RUNS, (now - keep,))
+            execute(_DELETE_RUNS, (until,))
             if free:
                 # Not by execute, which steps once, and a step frees one page.
                 self._connection.executescript(f"PRAGMA incremental_vacuum({_STEP})")
@@ -186,7 +187,7 @@ class JournalFile:
     def _check_is_there(self) -> None:
         """Raise an OSError where the file was moved or deleted: it could be written on, and nobody would find it."""
         if self._look() != self._identity:
-            raise OSError("it was replaced while it was written")
+            raise OSError("another file has taken its place; rigsync goes on in that")
 
 
 class _told_as(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a statement
@@ -198,29 +199,6 @@ class _told_as(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads a
     def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, (sqlite3.Error, OSError)):
             raise JournalError(self._path, problem_of(error)) from error
-
-
-def problem_of(error: Exception) -> str:
-    """Return what has gone wrong with a journal's file, and what to do."""
-    text = str(error).lower()
-    if isinstance(error, FileNotFoundError):
-        return "it, or its folder, was moved or deleted; rigsync begins a new one"
-    for words, remedy in _REMEDIES:
-        if words in text:
-            return f"{error}; {remedy}"
-    return f"{error}; look at the path, the permissions and the disk"
-
-
-_REMEDIES = (
-    ("full", "make room on that disk, or name a file on another"),
-    ("no space", "make room on that disk, or name a file on another"),
-    ("locked", f"another program has held it for more than {PATIENCE:g} s; close that, or name another file"),
-    ("readonly", "allow this user to write it and its folder, or name another file"),
-    ("malformed", "it is damaged; move it away, and rigsync begins a new one"),
-    ("not a database", "it is damaged; move it away, and rigsync begins a new one"),
-    ("replaced", "rigsync goes on in the new one"),
-    ("disk i/o error", "look at that disk, or name a file on another"),
-)
 
 
 def _values(record: RecordRow) -> tuple[Any, ...]:

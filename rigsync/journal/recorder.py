@@ -22,7 +22,7 @@ from rigsync.journal.drafts import RunRow
 from rigsync.journal.entries import LEFT_OUT
 from rigsync.journal.scribe import Scribe
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
-from rigsync.journal.writer import LONGEST_WAIT, MOST_BYTES, MOST_WAITING, Writer, attached
+from rigsync.journal.writer import LONGEST_WAIT, MANY, MOST_BYTES, MOST_WAITING, Writer, attached
 from rigsync.runtime.conditions import Awaited
 from rigsync.runtime.disk_writer import WaitingRoom
 from rigsync.runtime.hub import Hub
@@ -71,6 +71,7 @@ class _Opening:
         self._opened, self._uuid = time.time(), str(uuid.uuid4())
         self.room: WaitingRoom[tuple[Event | Callable[[], object] | None, float]]
         self.room = WaitingRoom(MOST_WAITING, MOST_BYTES)
+        self.is_over = False
         self.writer: Writer
         self.written = Awaited()
         """There once all of it is in the file, or will not be any more."""
@@ -105,8 +106,9 @@ class Recorder:
 
     @property
     def path(self) -> Path:
-        """The file."""
-        return self._settings.file
+        """The file that is written, or will be."""
+        opening = self._last
+        return opening.writer.path if opening else self._settings.file
 
     @property
     def uuid(self) -> str | None:
@@ -129,13 +131,19 @@ class Recorder:
         opening, self._present = self._present, None
         if opening:
             opening.room.put_anyway((None, time.monotonic()))
+            opening.is_over = True
             opening.writer.thread.knock(urgent=True)
 
     def await_written(self, limit: float = LONGEST_WAIT) -> None:
-        """Wait some seconds, after the end, until all that was told is in the file; not on the event loop."""
-        opening = self._last
-        if opening and not opening.writer.is_failed and opening.writer.thread.is_alive:
+        """Wait some seconds, after the end, until all that was told is in the file; not on the event loop.
+
+        If it was the last that the file was open for, it is closed then, and may be moved on Windows too.
+        """
+        opening, end = self._last, time.monotonic() + limit
+        if opening and opening.writer.thread.is_alive:
             opening.written.wait(limit)
+            if not opening.writer.is_needed:
+                opening.writer.thread.join(max(0.0, end - time.monotonic()))
 
     def when_safe(self, callback: Callable[[], object]) -> None:
         """Call a function once all that was told so far is safe; at once where nothing is written at present.
@@ -168,3 +176,5 @@ class Recorder:
         thread = opening.writer.thread
         if not thread.is_knocked:
             thread.knock()
+        elif len(opening.room) == MANY:
+            thread.knock(urgent=True)

@@ -28,6 +28,7 @@ from rigsync.core.lifecycle import (
 )
 from rigsync.core.messages import Verb
 from rigsync.core.notices import FAILURE, RECOVERED
+from rigsync.core.recorded import totals_of
 from rigsync.journal.drafts import RunRow, SessionRow
 
 COMPLETE, INCOMPLETE, INTERRUPTED, FAILED = "complete", "incomplete", "interrupted", "failed"
@@ -322,11 +323,8 @@ class RigSessions:
 
 def recorded_in(information: Mapping[str, Any]) -> tuple[int, int]:
     """Return the number and the bytes of the files that a rig says it has recorded."""
-    recorded = information.get("recorded")
-    files = recorded.get("files") if isinstance(recorded, dict) else None
-    told = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-    sizes = [file.get("bytes") for file in told]
-    return len(told), sum(size for size in sizes if type(size) is int and 0 < size < 2**60)
+    totals = totals_of(information.get("recorded"))
+    return (totals.files, totals.bytes) if totals else (0, 0)
 
 
 def reason_in(body: Any) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rigsync.config.journal import user_journal_file as user_journal_file
 from rigsync.errors import JournalError
+from rigsync.journal.troubles import problem_of
 
 APPLICATION = 0x72677379
 """The mark of a journal in an SQLite file: "rgsy" (https://www.sqlite.org/pragma.html#pragma_application_id)."""
@@ -181,7 +182,4 @@ def _number(connection: sqlite3.Connection, pragma: str) -> int:
 
 
 def _unusable(path: Path, error: Exception) -> JournalError:
-    text = str(error)
-    if "not a database" in text or "malformed" in text:
-        return JournalError(path, f"this is no journal, or it is damaged ({text}); move it away, or name another file")
-    return JournalError(path, f"it cannot be opened: {text}; look at the path, the permissions and the disk")
+    return JournalError(path, f"it cannot be opened: {problem_of(error)}")

@@ -7,6 +7,7 @@ import math
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -31,8 +32,9 @@ logger = logging.getLogger("rigsync.journal")
 
 MOST_WAITING, MOST_BYTES = 100_000, 64 << 20
 """Events that wait for the disk, and bytes of those that came over the network. Later ones are lost, and counted."""
-GATHER = 0.05
-"""Seconds for which events are gathered before they are written. They are safe 0.2 s after they happened."""
+GATHER, MANY = 0.1, 500
+"""Seconds for which events are gathered before they are written, and how many of one room end that. They are safe
+0.2 s after they happened."""
 BATCH = 2_000
 """Events that are written at once."""
 LONGEST_WAIT = 1.0
@@ -51,6 +53,9 @@ class Source(Protocol):
     room: WaitingRoom[tuple[Event | Callable[[], object] | None, float]]
     """Events with the monotonic time at which they were told; functions that are called when all before them is safe;
     and None at the end."""
+
+    is_over: bool
+    """Whether nothing comes any more, beyond what waits."""
 
     def begin(self) -> Scribe:
         """Return a scribe for it; on the writer's thread."""
@@ -125,9 +130,14 @@ class Writer:
     # ------------------------------------------------------------------------------------------ on its thread
 
     def _work(self, is_last: bool) -> float | None:
-        if time.monotonic() >= self._again or is_last:
+        is_end = all(source.is_over for source in self._sources)
+        if time.monotonic() >= self._again or is_last or is_end:
             self._write_all()
-        if not (is_last or self._is_failed):
+        if self._is_failed and is_end:
+            self._write_all()  # where the file was moved away, there may be a new one
+        if self._is_failed and is_end:
+            self._give_up()
+        elif not (is_last or self._is_failed):
             self._trim()
         if is_last:
             for source, scribe in list(self._sources.items()):  # of a program that has not closed them
@@ -140,11 +150,25 @@ class Writer:
 
     def _write_all(self) -> None:
         # What comes meanwhile is gathered again: a commit for each event would take all the time that there is.
-        is_full = True
-        while is_full:
-            is_full = self._take(BATCH)
-            if self._has_news() and not self._write():
-                break
+        goes_on = True
+        while goes_on:
+            goes_on = self._take(BATCH)
+            if self._has_news():
+                goes_on = goes_on or self._is_failed  # what waits beyond that comes next
+                if not self._write():
+                    return
+
+    def _give_up(self) -> None:
+        """Write no more: all that it wrote for has ended, and the last attempt has failed."""
+        lost = len(self._records) + sum(len(source.room) for source in self._sources)
+        logger.error("journal %s: some %s events are lost, since it could not be written", self.path, f"{lost:,}")
+        self._records, self._sessions, self._known = [], {}, {}
+        for source, scribe in self._sources.items():
+            if scribe:
+                deque(scribe.release(), 0)
+            source.ended()
+        self._sources, self._runs = {}, {}
+        _end_where_unneeded(self)
 
     def _next(self, mono: float) -> float | None:
         """Return the seconds until something is due."""
@@ -167,7 +191,7 @@ class Writer:
     def _take(self, most: int) -> bool:
         """Take events out of the rooms; return whether there are more."""
         is_full = False
-        if not self._is_failed:  # what is taken is kept until it is written
+        if not (self._is_failed and self._has_news()):  # what is taken is kept until it is written
             for source, scribe in list(self._sources.items()):
                 writing = scribe or self._begin(source)
                 taken = source.room.take(most)
@@ -227,7 +251,7 @@ class Writer:
             del self._known[row]
         self._records, self._sessions = [], {}
         self._missing += sum(source.room.take_lost() for source in self._sources)
-        if (self._is_told or self._missing) and not any(len(source.room) > BATCH for source in self._sources):
+        if (self._is_told or self._missing) and not any(source.room.is_crowded for source in self._sources):
             self._recover()
         self._is_failed, self._tries, self._again = False, 0, 0.0
         callbacks, self._callbacks = self._callbacks, []

@@ -13,7 +13,7 @@ from rigsync.core.arguments import check_topic, parts_of, validate_event
 from rigsync.core.calls import HEARD, OWN, PUBLISH, UNHEARD
 from rigsync.core.enums import ExpMessage
 from rigsync.core.messages import Command, Verb
-from rigsync.core.queries import CHECK
+from rigsync.core.queries import FOR_ANYBODY
 from rigsync.errors import RigsyncError
 from rigsync.runtime.callbacks import described
 from rigsync.runtime.loop_thread import is_coroutine_function
@@ -177,7 +177,7 @@ class RigHandlers:
         if callable(name):
             return self.command(getattr(name, "__name__", None))(name)  # type: ignore[arg-type]
         command = Command(name)
-        if command.name.startswith(OWN) and command != CHECK:
+        if command.name.startswith(OWN) and command not in FOR_ANYBODY:
             raise ValueError(f"the names of commands that begin with {OWN!r} are rigsync's own: {command.name!r}")
 
         def register(function: Function) -> Function:

@@ -55,6 +55,11 @@ class WaitingRoom(Generic[_Item]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more than half of it is taken."""
+        return len(self._waiting) > self._most // 2 or self._put - self._taken > self._most_bytes // 2
+
     def put(self, item: _Item, size: int = 0) -> bool:
         """Let an item of so many bytes wait; return False where there is no room."""
         if len(self._waiting) >= self._most or self._put - self._taken + size > self._most_bytes:

@@ -163,7 +163,10 @@ class Hub(Subscribing):
         if self._loop and self._state is State.LOOPING and not self._knocked:
             self._knocked = True
             try:
-                self._loop.call_soon_threadsafe(self._take_in)
+                if get_ident() == self._ident:
+                    self._loop.call_soon(self._take_in)  # nobody has to be woken
+                else:
+                    self._loop.call_soon_threadsafe(self._take_in)
             except RuntimeError:
                 raise NotRunning(f"ingest() while the event loop of hub {self.name!r} is closed") from None
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,8 +21,9 @@ GRACE = 0.2
 """Seconds that the service thread may be late before it is knocked at, each time."""
 MOST_KNOCKS = 20
 """Knocks that the service thread may answer after the rigs' time is over before the message counts as lost in it."""
-LONGEST_WAIT = 0.5 if sys.platform == "win32" else threading.TIMEOUT_MAX / 2
-"""Longest single wait in seconds: Windows lets Ctrl-C through only after it."""
+LONGEST_WAIT = 0.5
+"""Longest single wait in seconds: Windows lets Ctrl-C through only after it, and so does Python everywhere where it
+comes just before the wait."""
 
 
 class Waiters:

@@ -51,6 +51,14 @@ require: {programs: [exiftool, "{data}/bin/tool"]}
 existing: keep
 verify: {files: "{raw}/cam_*.avi", growing_within: 2, settled_within: 3, segments: yes}
 validate: {run: "ffprobe -v error {file}", timeout: 30, folder: "{data}"}
+finish:
+  steps:
+    - {run: "cp -r {raw}/{exp_ref} /nas/raw", timeout: 9000, percent: '(\\d+)%', folder: "{data}"}
+    - {run: "cp {data}/done {data}/{exp_ref}", shell: true}
+  after: [end]
+  at_once: 2
+  while_recording: go on
+  queue: "{data}/queue"
 logs: {folder: "logs/of", keep: 7, max_size: 512 KiB}
 """
 

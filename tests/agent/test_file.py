@@ -584,6 +584,27 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
         "expected true or false",
     ),
     "existing": (more("existing: append"), 4, "existing", "expected one of refuse, keep, overwrite, not 'append'"),
+    "finish without steps": (more("finish: {at_once: 2}"), 4, "finish.steps", "this key is missing"),
+    "finish of nothing": (more("finish: {steps: []}"), 4, "finish.steps", "expected 1 to"),
+    "finish step": (more("finish:\n  steps:\n    - {timeout: 5}"), 6, "finish.steps[0].run", "this key is missing"),
+    "finish starts": (more("finish: {steps: [{start: a}]}"), 4, "finish.steps[0].start", "unknown key 'start'"),
+    "finish variable": (
+        more("finish: {steps: [{run: 'a {ref}'}]}"),
+        4,
+        "finish.steps[0].run",
+        "unknown variable 'ref'",
+    ),
+    "finish percent": (more("finish: {steps: [{run: a, percent: x}]}"), 4, "finish.steps[0].percent", "one group"),
+    "finish slow": (more("finish: {steps: [{run: a, percent: '(a+)+'}]}"), 4, "finish.steps[0].percent", "so long"),
+    "finish at once": (more("finish: {steps: [{run: a}], at_once: 0}"), 4, "finish.at_once", "from 1 to 16"),
+    "finish after": (more("finish: {steps: [{run: a}], after: [stop]}"), 4, "finish.after[0]", "end, interrupt"),
+    "finish meanwhile": (
+        more("finish: {steps: [{run: a}], while_recording: stop}"),
+        4,
+        "finish.while_recording",
+        "expected one of wait, go on",
+    ),
+    "finish queue": (more("finish: {steps: [{run: a}], queue: '{exp_ref}'}"), 4, "finish.queue", "unknown variable"),
     "logs escape": (more("logs: {folder: a/..}"), 4, "logs.folder", "'..' leads out"),
     "logs of a session": (more("logs: {folder: 'a/{exp_ref}'}"), 4, "logs.folder", "unknown variable 'exp_ref'"),
     "logs keep": (more("logs: {keep: 0}"), 4, "logs.keep", "expected a whole number of sessions from 1 to 100000"),
@@ -734,6 +755,23 @@ def test_agents_that_clash(
         check_distinct_agents(files)
     assert problem in caught.value.problem
     assert (caught.value.file, caught.value.line, caught.value.key) == (files[2].source, line, key)
+
+
+def test_what_is_done_after_a_session(write: Callable[..., Path]) -> None:
+    path = write(FULL)
+    file = read_agent_file(path)
+    assert file.finish
+    copying, done = file.finish.steps
+    assert words(copying.command) == ["cp", "-r", "/data/raw/{x}/{exp_ref}", "/nas/raw"]
+    assert (copying.timeout, copying.percent and copying.percent.pattern) == (9000, r"(\d+)%")
+    assert (done.command.shell, done.timeout, done.percent) == (True, 21_600, None)
+    assert (file.finish.after, file.finish.at_once, file.finish.while_recording) == (("end",), 2, "go on")
+    assert str(file.queue_folder) == "/data/queue"
+    least = read_agent_file(write(LEAST + "finish: {steps: [{run: a}]}\n"))
+    assert least.finish
+    assert (least.finish.after, least.finish.at_once, least.finish.while_recording) == (("end", "interrupt"), 1, "wait")
+    assert least.queue_folder == path.parent / "finish" / "cameras"
+    assert [command.program for command in least.commands()] == ["date", "a"]
 
 
 def test_good_exit_is_a_list_of_whole_numbers(tmp_path: Path) -> None:

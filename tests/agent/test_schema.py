@@ -77,4 +77,6 @@ def test_the_docs_name_every_key() -> None:
     for place, _ in places(SCHEMA):
         assert f"`{place[-1]}`" in text, place
     documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    assert documented <= {place[-1] for place, _ in places(SCHEMA)}
+    steps = SCHEMA["properties"]["finish"]["properties"]["steps"]["items"]["properties"]
+    assert documented <= {*steps, *(place[-1] for place, _ in places(SCHEMA))}
+    assert all(f"`{key}`" in text for key in steps)

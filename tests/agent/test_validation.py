@@ -217,7 +217,7 @@ def test_reasons_that_differ_by_the_file_or_by_a_place_in_memory_are_equal(tmp_p
         raise CommandFailed(f"[mov @ 0x{abs(hash(values.file)):x}] {values.file}: no index")
 
     finished = {f"/data/{number}.mp4": True for number in range(7)}
-    told = asyncio.run(faults(_validate(tmp_path), finished, Values("EXPEND", "cameras"), fail))["validate"]
+    told = asyncio.run(faults(_validate(tmp_path), finished, Values("EXPEND", "cameras"), fail, print))["validate"]
     assert told.startswith("0.mp4, 1.mp4, 2.mp4, 3.mp4 and 3 more failed validate: [mov @ 0x")
     assert told.endswith("] /data/0.mp4: no index")
 
@@ -227,7 +227,7 @@ def test_files_whose_reasons_do_not_fit_are_counted(tmp_path: Path) -> None:
         raise CommandFailed(f"frame {values.file and hash(values.file)} is bad{'.' * 400}")
 
     finished = {f"/data/{number:02}.mp4": True for number in range(60)}
-    told = asyncio.run(faults(_validate(tmp_path), finished, Values("EXPEND", "cameras"), fail))["validate"]
+    told = asyncio.run(faults(_validate(tmp_path), finished, Values("EXPEND", "cameras"), fail, print))["validate"]
     named = told.count("failed validate: ")
     assert named >= 3
     assert told.endswith(f"; so did {60 - named} more, see the log of the session")

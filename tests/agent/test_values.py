@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigsync.agent.file import AgentFile, Command, read_agent_file
-from rigsync.agent.template import OF_THE_SESSION, SubstitutionError
+from rigsync.agent.template import OF_THE_SESSION, PARTS, SubstitutionError
 from rigsync.agent.values import (
     LONGEST_IN_ENVIRONMENT,
     ROOM_IN_ENVIRONMENT,
@@ -70,8 +70,41 @@ def command_of(file: AgentFile, event: ExpMessage) -> Command:
 )
 def test_the_parts_of_a_reference(exp_ref: Any, parts: tuple[str, ...]) -> None:
     found = values(exp_ref)
-    assert tuple(found[name] for name in OF_THE_SESSION) == parts
-    assert found.parts() == dict(zip(OF_THE_SESSION, parts, strict=True))
+    assert tuple(found[name] for name in PARTS) == parts
+    told = found.parts()
+    assert told
+    assert {name: told[name] for name in PARTS} == dict(zip(PARTS, parts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("exp_ref", "alf", "bids"),
+    [
+        (REFERENCE, "mouse/2026-01-31/001", "sub-mouse/ses-20260131001"),
+        ("2026-01-31_007_SWC_0-4.3 b", "SWC_0-4.3 b/2026-01-31/007", "sub-SWC043b/ses-20260131007"),
+        ("2026-01-31_1234_m", "m/2026-01-31/1234", "sub-m/ses-202601311234"),
+        ("2026-01-31_1_мышь", "мышь/2026-01-31/001", None),
+        ("2026-01-31_1_--", "--/2026-01-31/001", None),
+        ("2026-01-31_1_a+b", "a+b/2026-01-31/001", None),
+        ("2026-01-31_1_a/b", None, None),
+        ("2026-01-31_1_..", None, None),
+        ("2026-01-31_1_../..", None, None),
+        ("2026-01-31_1_a\\b", None, None),
+        ("2026-01-31_1_C:", None, None),
+        ("2026-01-31_1_a.", None, "sub-a/ses-20260131001"),
+        ("2026-01-31_1_a\nb", None, None),
+    ],
+)
+def test_the_folder_of_a_session(exp_ref: str, alf: str | None, bids: str | None) -> None:
+    found = values(exp_ref)
+    told = found.parts()
+    assert told
+    for name, expected in (("session_path", alf), ("bids", bids)):
+        assert told.get(name) == expected
+        if expected is None:
+            with pytest.raises(SubstitutionError, match="does not say which folder"):
+                found[name]
+        else:
+            assert found[name] == expected
 
 
 @pytest.mark.parametrize(
@@ -205,6 +238,8 @@ def test_the_environment() -> None:
         "RIGSYNC_DATE": "2026-01-31",
         "RIGSYNC_NUMBER": "1",
         "RIGSYNC_SUBJECT": "mouse",
+        "RIGSYNC_SESSION_PATH": "mouse/2026-01-31/001",
+        "RIGSYNC_BIDS": "sub-mouse/ses-20260131001",
         "RIGSYNC_OPERATOR": "J. Doe; rm -rf /",
         "RIGSYNC_WEIGHT": "21.5",
         "RIGSYNC_PROJECTS": '["a", "ü"]',
@@ -214,9 +249,10 @@ def test_the_environment() -> None:
 
 
 def test_no_data_overwrite_what_rigsync_says() -> None:
-    names = ("event", "rig", "exp_ref", "Date", "NUMBER", "subject", "rigs")
+    names = ("event", "rig", "exp_ref", "Date", "NUMBER", "subject", "rigs", "journal", "bids", "session_path")
     found = environment(Values("EXPINIT", "cameras", REFERENCE, dict.fromkeys(names, "x")))
     assert "x" not in found.values()
+    assert "RIGSYNC_JOURNAL" not in found, "it would tell rigsync in the command which journal to write"
     assert "RIGSYNC_RIGS" not in found, "it would tell rigsync in the command which file of rigs to read"
 
 
@@ -247,6 +283,7 @@ def test_for_a_shell_only_what_it_cannot_misread() -> None:
         "RIGSYNC_RIG": "the rig",
         "RIGSYNC_DATE": "2026-01-31",
         "RIGSYNC_NUMBER": "1",
+        "RIGSYNC_BIDS": "sub-ab/ses-20260131001",
         "RIGSYNC_Y": "c",
     }
 

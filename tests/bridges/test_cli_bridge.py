@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -164,3 +165,50 @@ def test_importing_rigsync_loads_no_bridge() -> None:
     program = "import sys, rigsync; rigsync.Auxiliaries, rigsync.Coordinator, rigsync.Rig; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG, check=True)
     assert [name for name in done.stdout.split() if re.match(r"pythonosc|zmq|paho|rigsync\.bridges", name)] == []
+
+
+NO_LIBLSL = "raise RuntimeError('LSL binary library file was not found. Please make sure ...')\n"
+
+
+def without_liblsl(folder: Path) -> dict[str, str]:
+    """Return an environment in which pylsl is there, but finds no library: a wheel that does not carry it."""
+    (folder / "fake").mkdir()
+    (folder / "fake" / "pylsl.py").write_text(NO_LIBLSL, encoding="utf-8")
+    usual = environment(folder)["PYTHONPATH"]
+    return environment(folder, PYTHONPATH=f"{folder / 'fake'}{';' if sys.platform == 'win32' else ':'}{usual}")
+
+
+def test_the_doctor_names_what_the_bridges_of_a_file_lack(serve: Callable[..., Any], tmp_path: Path) -> None:
+    text = f"rigs:\n  cameras: {serve('cameras').uri}\nbridges:\n  osc: {{}}\n  lsl: {{}}\n"
+    (tmp_path / "rigs.yaml").write_text(text, encoding="utf-8")
+    env = without_liblsl(tmp_path)
+    with Command(["doctor"], tmp_path, env) as command:
+        outcome = command.outcome()
+    told = " ".join(outcome.out.split())
+    assert outcome.status == 1
+    assert "cameras (127.0.0.1" in told
+    assert re.search(
+        r"bridge lsl: library seen: pylsl finds no liblsl that works here: its wheel for \S+ \S+ has none, or it is "
+        r"too old for this system that is: rigsync bridge lsl, .* cannot start on this computer; the rigs work what to "
+        r"do: conda install -c conda-forge liblsl, or set PYLSL_LIB to its file 1 bridge without a library$",
+        told,
+    )
+    with Command(["doctor", "--json"], tmp_path, env) as command:
+        outcome = command.outcome()
+    found = json.loads(outcome.out)
+    assert (outcome.status, found["rigs"]["cameras"]["findings"]) == (1, [])
+    assert [each["fault"] for each in found["bridges"]["lsl"]["findings"]] == ["library"]
+    assert found["bridges"]["osc"] == {"findings": []}
+    with Command(["doctor"], tmp_path, environment(tmp_path)) as command:
+        assert command.outcome().out.endswith("\nall is well\n")
+
+
+def test_the_doctor_names_what_the_bridges_of_an_agents_file_lack(tmp_path: Path) -> None:
+    text = "name: left\nlisten: udp://127.0.0.1:0\non: {EXPSTART: {run: sleep 0}}\nbridges:\n  lsl: {}\n"
+    (tmp_path / "left.yaml").write_text(text, encoding="utf-8")
+    with Command(["doctor", "left.yaml"], tmp_path, without_liblsl(tmp_path)) as command:
+        outcome = command.outcome()
+    assert (outcome.status, "bridge lsl: library" in outcome.out, outcome.err) == (1, True, "")
+    with Command(["doctor", "left.yaml"], tmp_path, environment(tmp_path)) as command:
+        outcome = command.outcome()
+    assert (outcome.status, outcome.out.strip()) == (0, "all is well")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import re
 import time
@@ -19,7 +20,7 @@ from processes import LONG, until
 
 from bridges.lsl_support import Recorder, Stream, local_clock, recorder, stream_name
 from rigsync import Coordinator
-from rigsync.bridges.lsl import LslBridge, LslMarker, bridge
+from rigsync.bridges.lsl import LslBridge, LslMarker, bridge, child
 from rigsync.bridges.lsl.markers import MOST_TOLD, Markers
 from rigsync.bridges.lsl.program import LONGEST
 from rigsync.core.enums import ExpMessage
@@ -71,6 +72,25 @@ def settled(found: Recorder, verb: str) -> dict[str, tuple[Any, float]]:
 
 
 # ---------------------------------------------------------------------------------------------------------- out
+
+
+def test_lines_of_liblsls_program_are_joined_from_whatever_parts_they_come_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = [["begun"], ["marker", "x" * 50, 1.0, 2.0], ["lost", "is lost"]]
+    text = "\n".join(map(json.dumps, lines)) + '\n["cut'  # as of a program that is killed
+    (tmp_path / "program.py").write_text(f"print({text!r}, end='')\n", encoding="utf-8")
+    monkeypatch.setattr(child, "PROGRAM", tmp_path / "program.py")
+    for chunk in (1, 3, len('["begun"]\n'), 1000):
+        monkeypatch.setattr(child, "CHUNK", chunk)
+        made = child.Child({})  # type: ignore[typeddict-item]
+        told: list[Any] = []
+        while more := made.read():
+            told += more
+        made.close()
+        assert told == lines
+        assert made.read() == []
+        made.wait()
 
 
 def test_a_recorder_in_another_process_reads_markers_in_order_stamped_when_it_happened(

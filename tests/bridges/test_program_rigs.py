@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("pythonosc", reason="python-osc is not installed here")
 pytest.importorskip("zmq", reason="pyzmq is not installed here")
 
+import zmq
+import zmq.auth
 from cli_programs import Command, Outcome, environment
 from live_helpers import Gate, in_thread
 from processes import LONG, free_port, until
@@ -128,6 +131,16 @@ def test_an_experiment_reaches_an_osc_program_in_its_own_words(
     assert information["answer"] == ["left.mp4"]
     assert all(not result.unconfirmed for result in session.results.values())
     assert warnings_in(caplog) == []
+
+
+def test_the_log_says_at_the_start_that_nobody_stops_the_program_of_a_task_that_is_killed(
+    aux: Callable[..., Auxiliaries], program: Callable[..., OscProgram], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rigsync.bridge")
+    bonsai = program()
+    aux(bonsai)
+    told = f"bonsai is osc://127.0.0.1:{bonsai.port}, and this program its rig: if this is killed, nobody stops that;"
+    assert [record.levelno for record in caplog.records if told in record.getMessage()] == [logging.INFO]
 
 
 def late(*told: Any) -> Callable[..., None]:
@@ -547,6 +560,171 @@ def test_on_a_loop_of_its_own_a_coordinator_has_it_and_leaves_nothing(program: C
     assert bonsai.addresses == ["/init", "/start", "/halt"] * 2
 
 
+# ----------------------------------------------------------------------------------------------------- over TCP
+
+TCP = """
+import json, sys
+from pythonosc.dispatcher import Dispatcher
+from pythonosc.osc_tcp_server import BlockingOSCTCPServer
+
+def heard(address, *args):
+    print(json.dumps([address, *args]), flush=True)
+    key = args[0] if args and isinstance(args[0], int) else address
+    return ("/pong",) if address == "/ping" else ("/answer", key, "ok")
+
+program = Dispatcher()
+program.map("/*", heard)
+BlockingOSCTCPServer.allow_reuse_address = True
+server = BlockingOSCTCPServer(("127.0.0.1", int(sys.argv[2])), program, sys.argv[1])
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+SCHEMES = {"osc+tcp": "1.1", "osc+tcp+length": "1.0"}
+"""The versions of OSC, as python-osc calls the framings."""
+
+
+class TcpProgram:
+    """python-osc's own server in a process that may be killed; it answers all that it hears."""
+
+    def __init__(self, scheme: str, port: int = 0):
+        command = [sys.executable, "-c", TCP, SCHEMES[scheme], str(port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout
+        self.port = int(self.process.stdout.readline())
+        self.uri = f"{scheme}://127.0.0.1:{self.port}"
+        self.heard: list[Any] = []
+        self._reader = in_thread(lambda: [self.heard.append(json.loads(line)) for line in self.process.stdout or ()])
+
+    @property
+    def addresses(self) -> list[str]:
+        return [address for address, *_ in self.heard if address != "/ping"]
+
+    def __enter__(self) -> TcpProgram:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.result(LONG)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+def of(program: TcpProgram, **options: Any) -> dict[str, Any]:
+    return {"bonsai": {"uri": program.uri, "messages": MESSAGES, "answer": "/answer", **options}}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_over_tcp_a_program_hears_and_answers_on_one_connection(
+    connect: Callable[..., Auxiliaries], scheme: str
+) -> None:
+    with TcpProgram(scheme) as bonsai:
+        lab = connect(of(bonsai, ping=["/ping"]))
+        with lab.experiment(REFERENCE, init={"gain": 2.5}) as session:
+            assert all(not result.unconfirmed for result in session.results.values())
+        begin = time.time()
+        lab.request("EXPINIT", {"exp_ref": REFERENCE, "gain": 1})
+        at = lab.request("EXPSTART", REFERENCE, delay=0.3).at
+        assert begin < at <= time.time()
+        until(lambda: ["/ping"] in bonsai.heard)
+        lab.close()
+    assert bonsai.addresses == ["/init", "/start", "/stop", "/init", "/start", "/halt"]
+    assert ["/init", REFERENCE, 2.5] in bonsai.heard
+
+
+@pytest.mark.parametrize("answer", ["/answer", None], ids=["answers", "sent"])
+@pytest.mark.usefixtures("_pings_often")
+def test_over_tcp_a_program_that_is_killed_in_a_session_is_told_without_a_ping(
+    connect: Callable[..., Auxiliaries], answer: str | None
+) -> None:
+    with TcpProgram("osc+tcp") as bonsai:
+        lab = begun(connect(of(bonsai, answer=answer), timing=QUICK))
+        assert ("which confirms nothing" in lab.ping()["bonsai"].version) is (answer is None)
+        assert "which does not say whether it is there" not in lab.ping()["bonsai"].version
+    told = f"nothing listens at {bonsai.uri} any more: the program there has ended"
+    until(lambda: lab.view("bonsai").status_reason == told)
+    until(lambda: lab.view("bonsai").link is LinkState.LOST)
+    assert type(lab.push("EXPSTART", REFERENCE, wait=True).failed["bonsai"]).__name__ == "RigLost"
+    with TcpProgram("osc+tcp", bonsai.port) as again:
+        until(lambda: lab.view("bonsai").link is LinkState.ALIVE)
+        begun(lab)
+        until(lambda: again.addresses == ["/init", "/start"])
+        lab.close()
+
+
+@pytest.mark.parametrize("answer", ["/answer", None], ids=["answers", "sent"])
+def test_over_tcp_nothing_is_told_as_sent_without_a_connection(
+    connect: Callable[..., Auxiliaries], made: list[stand_in.StandIn], answer: str | None
+) -> None:
+    with TcpProgram("osc+tcp") as bonsai:
+        lab = connect(of(bonsai, answer=answer))
+        lab.request("EXPINIT", {"exp_ref": REFERENCE, "gain": 1})
+        made[0].under_way = 1  # so that it still hears messages while it is away
+    (line,) = (vars(rig)["_line"] for rig in made)
+    until(lambda: not line.is_open)
+    problem = lab.push("EXPSTART", REFERENCE, wait=True, timeout=LONG).failed["bonsai"].problem
+    assert f"NotThere: there is no connection to {bonsai.uri}: start its program there" in problem
+
+
+def test_over_tcp_an_answer_that_can_no_longer_come_is_not_waited_for(
+    connect: Callable[..., Auxiliaries], gate: Gate
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def program() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                gate()
+
+        served = in_thread(program)
+        port = server.getsockname()[1]
+        lab = connect({"bonsai": {"uri": f"osc+tcp://127.0.0.1:{port}", "messages": MESSAGES, "answer": "/answer"}})
+        push = in_thread(lab.push, "EXPINIT", {"exp_ref": REFERENCE, "gain": 1}, wait=True, timeout=LONG)
+        assert gate.reached.wait(LONG)
+        gate.open.set()
+        problem = push.result(LONG).failed["bonsai"].problem
+        assert f"the connection to osc+tcp://127.0.0.1:{port} has ended; look there whether it is done" in problem
+        served.result(LONG)
+        lab.close()
+
+
+def test_over_tcp_a_program_that_reads_nothing_is_told(
+    connect: Callable[..., Auxiliaries], made: list[stand_in.StandIn]
+) -> None:
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # little enough to be full soon
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        uri = f"osc+tcp://127.0.0.1:{server.getsockname()[1]}"
+        lab = connect({"bonsai": {"uri": uri, "messages": {"EXPINTERRUPT": ["/halt", "x" * 8000]}}})
+        vars(made[0])["_line"]._stream.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+        )
+        connection, _ = server.accept()
+        with connection:
+            outcomes = (lab.push("EXPINTERRUPT", wait=True, timeout=LONG) for _ in range(100))
+            failed = next(outcome for outcome in outcomes if isinstance(outcome, PushError))
+            assert f"{uri} does not read what it is sent: " in failed.failed["bonsai"].problem
+            lab.close()
+
+
+def test_over_tcp_what_is_no_osc_is_told_and_the_connection_opened_again(
+    connect: Callable[..., Auxiliaries], made: list[stand_in.StandIn], caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"osc+tcp+length://127.0.0.1:{server.getsockname()[1]}"
+        lab = connect({"bonsai": {"uri": uri, "messages": MESSAGES}})
+        first, _ = server.accept()
+        with first:
+            first.sendall(b"GET / HTTP/1.1")
+            until(lambda: made[0].counts == {"malformed": 1})
+            second, _ = server.accept()
+            second.close()
+        lab.close()
+    assert "needs tcp://" in caplog.text
+
+
 # ----------------------------------------------------------------------------------------------- liblo's tools
 
 
@@ -668,6 +846,84 @@ def test_a_zeromq_answer_that_comes_late_is_nobody_elses_and_pings_tell_that_it_
         (information,) = next(outcome for outcome in outcomes if not isinstance(outcome, PushError))["stim"]
         assert information["answer"] == {"did": "stop"}
     until(lambda: lab.view("stim").link is LinkState.LOST)
+
+
+KEYED = """
+import json, sys, zmq, zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
+
+context = zmq.Context()
+authenticator = ThreadAuthenticator(context)
+authenticator.start()
+authenticator.configure_curve(domain="*", location=sys.argv[2])
+socket = context.socket(zmq.REP)
+socket.curve_publickey, socket.curve_secretkey = zmq.auth.load_certificate(sys.argv[1])
+socket.curve_server = True
+socket.bind("tcp://127.0.0.1:*")
+print(socket.getsockopt_string(zmq.LAST_ENDPOINT), flush=True)
+while True:
+    socket.recv()
+    socket.send_json({"ok": True})
+"""
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Run a program that knows the keys of some programs; give where it is, and the keys of one that it knows."""
+    for name in ("program", "rigsync", "stranger"):
+        zmq.auth.create_certificates(tmp_path, name)
+        (tmp_path / f"{name}.key_secret").chmod(0o600)
+    (tmp_path / "known").mkdir()
+    (tmp_path / "rigsync.key").rename(tmp_path / "known" / "rigsync.key")
+    command = [sys.executable, "-c", KEYED, str(tmp_path / "program.key_secret"), str(tmp_path / "known")]
+    public, _ = zmq.auth.load_certificate(tmp_path / "program.key")
+    curve = {"secret_key": "rigsync.key_secret", "server": public.decode()}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield process.stdout.readline().strip().replace("tcp", "zmq+req"), curve
+        finally:
+            process.kill()
+
+
+def file_of(folder: Path, uri: str, curve: dict[str, str] | None) -> Path:
+    messages = {"EXPINIT": {"do": "init"}}
+    rigs = {"stim": {"uri": uri, "messages": messages, **({"curve": curve} if curve else {})}}
+    (folder / "rigs.yaml").write_text(yaml.safe_dump({"rigs": rigs}), encoding="utf-8")
+    return folder / "rigs.yaml"
+
+
+def test_a_zeromq_program_with_keys_lets_in_whom_it_knows(
+    keyed: tuple[str, dict[str, str]], tmp_path: Path, made: list[stand_in.StandIn]
+) -> None:
+    uri, curve = keyed
+    with Auxiliaries.from_file(file_of(tmp_path, uri, curve)) as lab:  # the path of the key begins at the file
+        assert "stim" in lab.request("EXPINIT", {"exp_ref": REFERENCE})
+    another = zmq.curve_keypair()[0].decode()
+    for wrong in ({**curve, "secret_key": "stranger.key_secret"}, {**curve, "server": another}, None):
+        with Auxiliaries.from_file(file_of(tmp_path, uri, wrong)) as lab:
+            made[-1].limit = 0.5
+            problem = lab.push("EXPINIT", {"exp_ref": REFERENCE}, wait=True, timeout=LONG).failed["stim"].problem
+        assert "has not answered EXPINIT within 0.5 s; look at its program" in problem
+        assert ("whether both sides know each other's key (curve)" in problem) is (wrong is not None)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "problem"),
+    [
+        ({"secret_key": "nowhere"}, "rigs.stim.curve", "the secret key .*nowhere cannot be read"),
+        ({"secret_key": "program.key"}, "rigs.stim.curve", "curve lacks the secret key"),
+        ({"server": "short"}, "rigs.stim.curve.server", "a public key, 40 characters in quotes"),
+    ],
+)
+def test_keys_that_are_none_are_told_with_their_place_in_the_file(
+    keyed: tuple[str, dict[str, str]], tmp_path: Path, change: dict[str, str], key: str, problem: str
+) -> None:
+    uri, curve = keyed
+    (tmp_path / "program.key").chmod(0o600)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        Auxiliaries.from_file(file_of(tmp_path, uri, {**curve, **change}))
+    assert caught.value.key == key
 
 
 # ----------------------------------------------------------------------------------------- the file and commands

@@ -17,18 +17,22 @@ pytest.importorskip("pythonosc", reason="python-osc is not installed here")
 pytest.importorskip("zmq", reason="pyzmq is not installed here")
 
 import zmq
+from brokers import needs_mosquitto, running_broker
 from cli_programs import Command, environment
 from live_helpers import run
-from processes import LONG, free_port, until
+from processes import LONG, FakeAlyx, free_port, until
 
+from bridges.subscribers import Subscriber, publish
 from bridges.test_cli_bridge import without_the_libraries
 from bridges.test_osc_bridge import Program
-from rigsync import Auxiliaries, Rig, events
+from rigsync import Auxiliaries, PushError, Rig, events
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import read_agent_file
 from rigsync.bridges.bridge import Bridge
+from rigsync.bridges.mqtt import MqttBridge
 from rigsync.bridges.osc import OscBridge
 from rigsync.bridges.zmq import ZmqBridge
+from rigsync.core.enums import ExpStatus
 from rigsync.errors import ConfigError
 from rigsync.runtime.hub import Hub
 
@@ -224,6 +228,95 @@ def test_what_is_wrong_with_a_bridge_is_told_before_the_rig_serves(
         outcome = command.outcome()
     assert (outcome.status, outcome.out) == (2, "")
     assert "ZeroMQ needs pyzmq, which is not installed: install the extra zmq" in outcome.err
+
+
+def test_a_rig_tells_recorders_by_lsl_and_hears_the_markers_of_others(
+    agent_file: Callable[..., str], tmp_path: Path
+) -> None:
+    lsl = pytest.importorskip("bridges.lsl_support", exc_type=ImportError)
+    name, source = lsl.stream_name(), lsl.stream_name()
+    pub, rep = (f"tcp://127.0.0.1:{free_port(scheme='tcp')}" for _ in range(2))
+    file = agent_file(bridges={"lsl": {"name": name, "from": source}, "zmq": {"pub": pub, "rep": rep}})
+    with (
+        lsl.Stream(source) as stimuli,
+        Command(["serve", file, "--json"], tmp_path, environment(tmp_path)) as command,
+        contextlib.ExitStack() as stack,
+    ):
+        uri = json.loads(command.line('{"rig"'))["listening"]
+        hears = Listener(pub, rep, stack)
+        recorder = stack.enter_context(lsl.recorder(name, tmp_path))
+        assert recorder.description
+        begun = lsl.local_clock()
+        with Auxiliaries({"left": uri}) as aux:
+            aux.request("EXPINIT", {"exp_ref": REFERENCE}, timeout=LONG)
+            aux.request("EXPSTART", REFERENCE, timeout=LONG, delay=0.1)
+            aux.request("ALYX", FakeAlyx(), timeout=LONG)
+            with pytest.raises(PushError):
+                aux.request("EXPSTART", "2026-11-20_2_mouse", timeout=LONG)
+            done = until(lambda: recorder.markers("StatusChanged")[1:], "the status")
+            stimuli.push_sample(["flash"])
+            assert hears.hear("LslMarker")["value"] == "flash"
+            command.interrupt()
+            until(lambda: recorder.markers("StatusChanged")[2:], "the last words")
+        assert command.outcome().status == 0
+    (running, at), *_ = done
+    assert (running["rig"], running["fields"]["after"]) == ("left", "RUNNING")
+    due = {marker["fields"]["event"]: marker for marker, _ in recorder.markers("HandlerDue")}
+    assert due["EXPINIT"]["fields"]["at"] is None
+    assert 0 < due["EXPSTART"]["fields"]["at"] - due["EXPSTART"]["time"] < 0.15
+    errors = [marker["fields"] for marker, _ in recorder.markers("MessageHandled") if marker["fields"]["error"]]
+    assert [told["event"] for told in errors] == ["EXPSTART"]
+    assert FakeAlyx._token not in json.dumps(recorder.markers())
+    assert begun < at < lsl.local_clock()
+    stamps = [stamp - marker["time"] for marker, stamp in recorder.markers()]
+    assert max(stamps) - min(stamps) < 0.001  # the same two clocks
+
+
+@needs_mosquitto
+def test_a_rig_tells_a_facility_by_mqtt_and_takes_no_commands_there(
+    agent_file: Callable[..., str], tmp_path: Path, serve: Callable[..., Rig]
+) -> None:
+    pytest.importorskip("paho.mqtt", reason="paho-mqtt is not installed here")
+    with running_broker(tmp_path) as broker, contextlib.ExitStack() as stack:
+        file = agent_file(bridges={"mqtt": {"broker": broker.uri(login="cameras:secret")}})
+        with Command(["check", file, "--json"], tmp_path, environment(tmp_path)) as checking:
+            shown = checking.outcome().out
+        assert json.loads(shown)["agent"]["bridges"]["mqtt"]["broker"] == f"mqtt://***@127.0.0.1:{broker.port}/lab"
+        with Command(["serve", file, "--json"], tmp_path, environment(tmp_path)) as command:
+            uri = json.loads(command.line('{"rig"'))["listening"]
+            sub = stack.enter_context(Subscriber(broker, "lab/#"))
+            until(lambda: [view for view in sub.of("lab/views/left") if view and view["status"] == "CONNECTED"])
+            with Auxiliaries({"left": uri}) as aux:
+                aux.request("EXPINIT", {"exp_ref": REFERENCE}, timeout=LONG)
+                aux.request("EXPSTART", REFERENCE, timeout=LONG)
+                for message in ("push/EXPEND", "call/focus"):
+                    publish(broker, f"lab/{message}", "")
+                until(lambda: [view for view in sub.of("lab/views/left") if view and view["status"] == "RUNNING"])
+                until(lambda: aux.views["left"].status is ExpStatus.RUNNING)
+            command.interrupt()
+            outcome = command.outcome()
+        assert (outcome.status, "secret" in outcome.err) == (0, False)
+        until(lambda: sub.of("lab/views/left")[-1] is None)  # it has taken its picture away
+    told = sub.of("lab/events/StatusChanged/left")
+    assert [each["fields"]["after"] for each in told] == ["INITIALIZED", "RUNNING", "STOPPED"]
+    assert {each["rig"] for each in told} == {"left"}
+    with pytest.raises(ConfigError, match="rig left takes no commands by its bridge: its coordinator commands it"):
+        MqttBridge(serve("left"), broker.uri(), commands=True)
+
+
+@pytest.mark.parametrize(
+    ("bridge", "key", "problem"),
+    [
+        ({"broker": "mqtt://broker", "commands": True}, "mqtt.commands", "nobody commands a rig by its bridge"),
+        ({"broker": "tcp://broker"}, "mqtt.broker", "is not the address of an MQTT broker"),
+    ],
+)
+def test_a_broker_that_is_none_and_commands_that_no_rig_takes(
+    agent_file: Callable[..., str], tmp_path: Path, bridge: dict[str, Any], key: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        read_agent_file(tmp_path / agent_file(bridges={"mqtt": bridge}))
+    assert (caught.value.key, caught.value.line is not None) == (f"bridges.{key}", True)
 
 
 def test_the_file_is_read_as_that_of_rigs_is_and_shown(agent_file: Callable[..., str], tmp_path: Path) -> None:

@@ -105,6 +105,25 @@ Lick = events.define("LickOfTheZmqTest")
 # ---------------------------------------------------------------------------------------------------------- asked
 
 
+def test_progress_that_is_missed_comes_in_its_newest_value_and_of_another_hub_in_all(
+    lab: Lab, bridged: Callable[..., ZmqBridge], socket: Callable[..., zmq.Socket[bytes]]
+) -> None:
+    bridge, other = bridged(lab.rig("cameras")), lab.rig("elsewhere")
+    req = socket(zmq.REQ, bridge.rep)
+    place = {key: value for key, value in ask(req, {"snapshot": True}).items() if key in ("run", "sequence")}
+    told: list[Any] = []
+    bridge.lab.hub.subscribe("ProgressChanged", told.append)
+    boundary = other.hub.join(bridge.lab.hub)
+    for hub, rig in ((bridge.lab.hub, "cameras"), (other.hub, "elsewhere")):
+        for value in (1, 2, 3):
+            hub.ingest(progress := events.ProgressChanged(rig, "frames", value, None, None))
+            until(lambda progress=progress: progress in told)  # else it is superseded where it waits to be told
+    boundary.end()
+    missed = ask(req, {"snapshot": place})["events"]
+    found = [(each["rig"], each["fields"]["value"]) for each in missed if each["type"] == "ProgressChanged"]
+    assert found == [("cameras", 3), ("elsewhere", 1), ("elsewhere", 2), ("elsewhere", 3)]
+
+
 def test_a_push_is_answered_with_what_became_of_each_rig(
     lab: Lab, bridged: Callable[..., ZmqBridge], socket: Callable[..., zmq.Socket[bytes]]
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def rows(path: Path, sql: str, *values: Any) -> list[dict[str, Any]]:
-    """Return what a journal answers to a question, each row by the names of its columns; none while it is being made."""
+    """Return what a journal answers to a question, each row by the names of its columns; none before it is made."""
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row

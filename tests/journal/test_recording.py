@@ -121,9 +121,11 @@ def test_an_event_is_in_the_file_soon_though_nobody_waits(aux: Auxiliaries, path
 
 
 def test_an_experiment_with_a_failure_is_incomplete(rig: Rig, aux: Auxiliaries, path: Path) -> None:
-    with pytest.raises(ExperimentError), aux.experiment(REF) as session:
-        rig.notify("failure", {"problem": "the lamp is dark"}, key="lamp")
-        until(lambda: session.failures)
+    session = aux.begin(REF)
+    rig.notify("failure", {"problem": "the lamp is dark"}, key="lamp")
+    until(lambda: session.failures)
+    with pytest.raises(ExperimentError):
+        aux.end()
     (ours,) = sessions(path)
     assert (ours["outcome"], ours["rigs"], ours["failures"]) == ("incomplete", {"cameras": "the lamp is dark"}, 1)
     rig.close()
@@ -249,8 +251,7 @@ def test_it_is_on_for_a_file_and_off_for_a_mapping(
 
 def test_secrets_are_in_no_byte_of_it(serve: Callable[..., Any], tmp_path: Path, path: Path) -> None:
     class Client:
-        base_url, user = "https://alyx.example", "me"
-        _token = {"token": "TOP-alyx"}  # noqa: RUF012
+        base_url, user, _token, is_logged_in = "https://alyx.example", "me", {"token": "TOP-alyx"}, True
 
     rig = serve("cameras", {"EXPINIT": lambda *_: {"api_key": "TOP-answer"}}, journal=path)
     file = tmp_path / "rigs.yaml"
@@ -279,9 +280,11 @@ def test_the_commit_of_the_task_is_kept(rig: Rig, tmp_path: Path, path: Path) ->
             """
             import sys, time
             from rigsync import Auxiliaries
-            from rigsync.journal.query import Journal
-            with Auxiliaries({"cameras": sys.argv[1]}, journal=sys.argv[2]):
-                while not Journal(sys.argv[2]).run(2).about["repository"]:
+            import sqlite3
+            with Auxiliaries({"cameras": sys.argv[1]}, journal=sys.argv[2]) as aux:
+                aux.push("EXPINIT", wait=True)
+                asked = "SELECT 1 FROM run WHERE about LIKE '%commit%'"
+                while not sqlite3.connect(sys.argv[2]).execute(asked).fetchone():
                     time.sleep(0.01)
             """
         )
@@ -291,7 +294,6 @@ def test_the_commit_of_the_task_is_kept(rig: Rig, tmp_path: Path, path: Path) ->
         subprocess.run([*git, *step], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     for is_dirty in (False, True):
-        path.unlink(missing_ok=True) if False else None
         command = [sys.executable, str(task), rig.uri, str(tmp_path / f"{is_dirty}.sqlite")]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, check=True, timeout=LONG, env=environment)
@@ -335,7 +337,8 @@ def test_an_agent_is_recorded_as_its_file_says(tmp_path: Path, path: Path) -> No
 
     file = tmp_path / "left.yaml"
     file.write_text(
-        "name: left\nlisten: udp://127.0.0.1:0\non:\n  EXPINIT: {run: [python3, --version]}\njournal: {path: j.sqlite, keep: 2 weeks}\n"
+        "name: left\nlisten: udp://127.0.0.1:0\non:\n  EXPINIT: {run: [python3, --version]}\n"
+        "journal: {path: j.sqlite, keep: 2 weeks}\n"
     )
     agent = Agent(read_agent_file(file))
     with agent, Auxiliaries({"left": agent.uri}) as aux:

@@ -15,15 +15,17 @@ from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from cli_programs import Outcome, environment, run_here
-from processes import until
+from processes import ROOT, until
 
 from journal.filling import REF, T0, Filler
 from journal.made_up import BEGAN, MadeUp, unlucky
-from rigsync import Auxiliaries, Coordinator, Rig
+from rigsync import Auxiliaries, Coordinator, Rig, load_rigs
 from rigsync.journal.query import Journal
+from rigsync.journal.report import background
 from rigsync.journal.report.axis import Axis, time_label
 from rigsync.journal.report.facts import Facts
 from rigsync.journal.report.markup import element, lines, markup
@@ -143,6 +145,13 @@ def test_what_one_has_to_know_besides_is_said(path: Path) -> None:
     ]
 
 
+def test_a_rig_that_has_recorded_only_for_a_part_is_named(path: Path) -> None:
+    told = {"seconds": 743.1, "files": [{"path": "probe.bin", "bytes": 5, "frames": None, "verified": "size"}]}
+    verdict = verdict_of(made(path, MadeUp(seconds=1440.0, recorded={"ephys": told})))
+    assert verdict.is_complete
+    assert list(verdict.remarks) == ["ephys has recorded 12 min 23 s of 24 min."]
+
+
 def test_what_nobody_has_confirmed_or_looked_at_is_not_called_complete(path: Path, filler: Filler) -> None:
     run = filler.run(closed=T0 + 99)
     session = filler.session(run, rigs={"osc": "ok", "cameras": "ok"}, outcome="complete")
@@ -167,7 +176,7 @@ def test_a_journal_that_misses_records_says_so(path: Path, filler: Filler) -> No
     run = filler.run()
     filler.record(run, filler.session(run), "JournalRecovered", {"path": "x", "missing": 1234}, 5)
     remarks = verdict_of(facts_from(path)).remarks
-    assert "The journal could not be written for a while; 1,234 records are missing." in remarks
+    assert "The journal could not be written for a while; it lacks 1,234 records." in remarks
 
 
 # ----------------------------------------------------------------------------------------------------------- facts
@@ -225,6 +234,58 @@ def test_what_a_rig_and_its_coordinator_both_tell_is_told_once(path: Path, fille
     assert list(facts.commands["192.168.1.10, as the rigs tell"].messages) == ["EXPEND"]
 
 
+def test_states_are_in_the_order_of_their_times(path: Path, filler: Filler) -> None:
+    """A slow rig's answer completes the push; what the others have done since is told before."""
+    run = filler.run()
+    session = filler.session(run)
+    for at, state in ((1, "RUNNING"), (3, "STOPPED"), (4, "CONNECTED")):
+        body = {"topic": "status", "key": None, "body": {"status": state, "reason": None}}
+        filler.record(run, session, "Notice", body, at, rig="cameras")
+    filler.record(run, session, "MessageReceived", {"event": "EXPEND", "request_time": 7.5}, 3.1, rig="cameras")
+    data = {"request_time": 7.5, "event": "EXPEND", "answers": {"cameras": [{}]}, "failures": {}, "starts": {}}
+    filler.record(run, session, "PushCompleted", data, 9)
+    states = [(span.what, round(span.begin - T0)) for span in facts_from(path).lanes["cameras"].states]
+    assert states == [("RUNNING", 1), ("STOPPED", 3), ("CONNECTED", 4)]
+
+
+def test_what_a_rig_has_noted_by_a_clock_that_nobody_knows_is_not_placed(path: Path, filler: Filler) -> None:
+    run, own = filler.run(), filler.run("rig", "cameras", collected=json.dumps({"rig": "cameras", "time": T0}))
+    filler.session(run)
+    seen = filler.session(own)
+    filler.record(own, seen, "StatusChanged", {"before": "CONNECTED", "after": "RUNNING", "reason": None}, 5)
+    facts = facts_from(path)
+    assert facts.lanes["cameras"].states == []
+    assert "1 record of rigs whose clocks are not known: left out." in verdict_of(facts).remarks
+
+
+def test_a_time_that_no_calendar_has_stops_no_report(path: Path, filler: Filler) -> None:
+    run = filler.run()
+    session = filler.session(run, began=1e17, ended=2e17)
+    for at in (1e18, -1e18, 0.0):
+        filler.record(run, session, "LinkLost", {"reason": "silent"}, at, rig="cameras")
+    with Journal(path) as journal:
+        pieces = _Text(page(journal, journal.session())[0]).pieces
+    assert any("of rigs whose clocks are not known: left out." in piece for piece in pieces)
+
+
+def test_a_rig_has_reports_of_its_own(path: Path, filler: Filler) -> None:
+    run = filler.run("rig", "cameras", closed=T0 + 99)
+    session = filler.session(run, rigs={"cameras": "ok"}, files=0, bytes=0)
+    for at, before, after in (
+        (1, "CONNECTED", "INITIALIZED"),
+        (2, "INITIALIZED", "RUNNING"),
+        (8, "RUNNING", "STOPPED"),
+    ):
+        filler.record(run, session, "StatusChanged", {"before": before, "after": after, "reason": None}, at)
+    filler.record(run, session, "HandlerDue", {"event": "EXPEND"}, 7.5)
+    filler.record(run, session, "MessageHandled", {"event": "EXPEND", "source": "10.0.0.1:5", "error": None}, 8)
+    facts = facts_from(path)
+    assert [span.what for span in facts.lanes["cameras"].states] == ["INITIALIZED", "RUNNING", "STOPPED"]
+    assert [span.text for span in facts.lanes["cameras"].handlers] == ["EXPEND took 0.500 s"]
+    verdict = verdict_of(facts)
+    assert (verdict.line, verdict.remarks) == ("Complete: 1 rig", ("No rig told which files it has recorded.",))
+
+
 def test_who_commanded_is_told_once_however_many_rigs_tell_of_it(path: Path, filler: Filler) -> None:
     run = filler.run(program="task.py, pid 7", host="behaviour-3")
     session = filler.session(run)
@@ -270,11 +331,11 @@ def test_an_interrupted_session_says_why(path: Path, filler: Filler, args: Any, 
 
 def test_a_page_has_bounds_whatever_rigs_send(path: Path, filler: Filler) -> None:
     """Thousands of long texts, each of a topic of its own: what the page has no room for is counted."""
-    run = filler.run(about=json.dumps({"files": {f"{n}.yaml": "<&>\n" * 50_000 for n in range(20)}}))
+    run = filler.run(about=json.dumps({"files": {f"{n}.yaml": "<&>\n" * 20_000 for n in range(12)}}))
     session = filler.session(run, rigs={"cameras": "ok"})
-    told = "<" * 10_000
+    told = "<" * 4_000
     filler.connection.execute("BEGIN")
-    for number in range(3000):
+    for number in range(1000):
         notice = {"topic": f"{number}{told[:50]}", "key": None, "body": {"text": told}}
         filler.record(run, session, "Notice", notice, number / 100, rig="cameras", failure=number % 2)
         begun = {"request_time": 7.0 + number, "event": f"{number}", "args": [told], "rigs": ["cameras"], "at": None}
@@ -284,8 +345,8 @@ def test_a_page_has_bounds_whatever_rigs_send(path: Path, filler: Filler) -> Non
         text, _ = page(journal, journal.session())
     assert len(text) < 5_000_000
     pieces = _Text(text).pieces
-    assert f"2,200 more are not listed: rigsync log {REF} shows all." in pieces
-    assert f"2,600 more messages are not listed: rigsync log {REF} shows all." in pieces
+    assert f"300 more are not listed: rigsync log {REF} shows all." in pieces
+    assert f"600 more messages are not listed: rigsync log {REF} shows all." in pieces
     assert any(piece.endswith("more characters]") for piece in pieces)
 
 
@@ -492,6 +553,8 @@ def test_a_session_is_named_and_a_file_too(path: Path, tmp_path: Path) -> None:
     again = command(tmp_path, "2026-11-24_1_old", "-o", "-", "--journal", str(path))
     assert again.status == 0
     assert again.out.startswith("<!DOCTYPE html>\n")
+    assert again.out.isascii()
+    assert "&#177; 0.150" in again.out  # in any encoding of the terminal
 
 
 @pytest.mark.parametrize(
@@ -568,6 +631,15 @@ def test_each_session_leaves_a_report(lab: Callable[..., Path], tmp_path: Path) 
     assert not [thread for thread in threading.enumerate() if thread.name == "rigsync report"]
 
 
+def test_a_program_that_closes_writes_what_is_due_at_once(
+    lab: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "DELAY", 60.0)
+    with Auxiliaries.from_file(lab()) as aux, aux.experiment("2026-11-30_1_a"):
+        pass
+    assert (tmp_path / "reports" / "2026-11-30_1_a.html").exists()
+
+
 def test_a_session_whose_program_closes_without_an_end_leaves_one(lab: Callable[..., Path], tmp_path: Path) -> None:
     aux = Auxiliaries.from_file(lab())
     for message, *args in (("EXPINIT", {"exp_ref": "2026-11-30_1_a"}), ("EXPSTART", "2026-11-30_1_a")):
@@ -600,7 +672,7 @@ def test_pushes_do_not_wait_for_a_report(
         begun.set()
         hang.wait(60)
 
-    monkeypatch.setattr(Path, "mkdir", slow)
+    monkeypatch.setattr(background, "write_into", slow)
     with Auxiliaries.from_file(lab()) as aux:
         try:
             with aux.experiment("2026-11-30_1_a"):
@@ -613,6 +685,25 @@ def test_pushes_do_not_wait_for_a_report(
             assert time.monotonic() - before < 5  # far below the minute of the hang
         finally:
             hang.set()
+
+
+def test_a_journal_is_read_beside_others_a_moment_at_a_time(
+    lab: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python lets a busy thread go on for 5 ms while the event loop waits, which a push would feel."""
+    paused: list[str] = []
+
+    def pause(seconds: float) -> None:
+        assert seconds == background.PAUSE
+        paused.append(threading.current_thread().name)
+
+    monkeypatch.setattr(background, "MOMENT", 0.0)
+    monkeypatch.setattr(background, "time", mock.Mock(wraps=time, sleep=pause))
+    with Auxiliaries.from_file(lab()) as aux, aux.experiment("2026-11-30_1_a"):
+        pass
+    assert set(paused) == {"rigsync report"}
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        assert len(paused) >= len(list(journal.events(journal.session()))) > 10
 
 
 def test_without_a_journal_there_is_no_report_and_a_line_says_why(
@@ -633,3 +724,26 @@ async def _one_session(file: Path) -> None:
 def test_a_coordinator_on_an_event_loop_leaves_one_too(lab: Callable[..., Path], tmp_path: Path) -> None:
     asyncio.run(_one_session(lab()))
     assert (tmp_path / "reports" / "2026-11-30_1_a.html").exists()
+
+
+def test_the_folder_begins_at_the_file_of_rigs(
+    lab: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = lab()
+    monkeypatch.chdir(tmp_path.parent)
+    assert load_rigs(file.relative_to(tmp_path.parent)).report == tmp_path / "reports"
+    assert load_rigs(lab(report=str(tmp_path / "elsewhere"))).report == tmp_path / "elsewhere"
+
+
+def test_what_the_page_of_the_documents_shows_is_so(path: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    (shell,), (yaml,) = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("sh", "yaml"))
+    MadeUp().write(path)
+    _, *arguments = shell.split()
+    outcome = run_here(arguments, tmp_path, environment(tmp_path, RIGSYNC_JOURNAL=str(path)))
+    assert outcome.out == "2026-11-25_1_mouse7.html\n"
+    page_of_it = (tmp_path / "2026-11-25_1_mouse7.html").read_text(encoding="utf-8")
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page_of_it)
+    assert headings == re.findall(r"^\| ([A-Z][^|]*?) \|", text, re.MULTILINE)
+    (tmp_path / "rigs.yaml").write_text(yaml, encoding="utf-8")
+    assert load_rigs(tmp_path / "rigs.yaml").report == tmp_path / "reports"

@@ -16,11 +16,12 @@ from rigsync._text import shortened
 from rigsync.bridges.bridge import Bridge
 from rigsync.bridges.lsl.child import Child
 from rigsync.bridges.lsl.library import ahead_of
-from rigsync.bridges.lsl.markers import LslMarker, Markers
+from rigsync.bridges.lsl.markers import LslMarker, Markers, RigMarkers
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
 from rigsync.core.events import Event
 from rigsync.errors import ConfigError, NotRunning
+from rigsync.rig.rig import Rig
 from rigsync.runtime.workers import Workers
 
 if TYPE_CHECKING:
@@ -50,12 +51,13 @@ ROUNDING = 1e-6
 class LslBridge(Bridge):
     """Tells LSL recorders what happens, by a stream of markers, and tells the hub the markers of another stream.
 
-    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`.
+    A context manager: ``with`` for an `Auxiliaries` or a `Rig`, ``async with`` on its event loop.
 
     Parameters
     ----------
-    lab : Auxiliaries or Coordinator
-        Who commands the rigs. It has to be open.
+    lab : Auxiliaries, Coordinator or Rig
+        Who commands the rigs; or a rig, of which it tells the messages, the outcomes and what is wrong. It has to be
+        open.
     name : str
         Name of the stream. Two bridges of one computer need two.
     from_ : str, optional
@@ -74,7 +76,7 @@ class LslBridge(Bridge):
 
     name = "LSL bridge"
 
-    def __init__(self, lab: Auxiliaries | Coordinator, name: str = NAME, from_: str | None = None):
+    def __init__(self, lab: Auxiliaries | Coordinator | Rig, name: str = NAME, from_: str | None = None):
         super().__init__(lab.hub)
         self.lab = lab
         self.stream = _checked(name)
@@ -86,12 +88,7 @@ class LslBridge(Bridge):
     # --------------------------------------------------------------------------------------------------- life cycle
 
     async def _open(self) -> None:
-        services = self.lab.services
-        if services is None:
-            raise NotRunning("an LSL bridge needs rigs, and this program has none, or does not command them itself")
-        self._markers = Markers(services.tell_each)
-        since_monotonic, bound = ahead_of(time.monotonic)
-        self._ahead = since_monotonic + services.clock.instant(0)
+        self._markers, self._ahead, bound = self._compared()
         self._options: Options = {
             "name": self.stream,
             "source_id": f"{NAME}/{self.stream}@{socket.gethostname()}",
@@ -111,6 +108,15 @@ class LslBridge(Bridge):
         child, told = await self._workers.begin(self._begin_child)
         self._keeping = asyncio.ensure_future(self._keep(child, told))
         logger.info("LSL stream %s has begun; all in the network can read it", self.stream)
+
+    def _compared(self) -> tuple[Markers | RigMarkers, float, float]:
+        """Return what makes markers, how far LSL's clock is ahead of the one of their times, and the bound of that."""
+        if isinstance(self.lab, Rig):
+            return RigMarkers(self.lab.name, time.monotonic), *ahead_of(time.time)
+        if (services := self.lab.services) is None:
+            raise NotRunning("an LSL bridge needs rigs, and this program has none, or does not command them itself")
+        since_monotonic, bound = ahead_of(time.monotonic)
+        return Markers(services.tell_each), since_monotonic + services.clock.instant(0), bound
 
     def _begin_child(self) -> tuple[Child, list[list[Any]]]:
         """Start liblsl's program, and wait until its stream is there; return the program, and what else it has told."""

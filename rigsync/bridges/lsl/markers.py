@@ -6,7 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rigsync.core.events import Event, LinkChanged, PushBegun, PushCompleted, RestartSeen, RigSettled
+from rigsync.core.events import (
+    Event,
+    HandlerDue,
+    LeaseExpired,
+    LinkChanged,
+    MessageHandled,
+    Notice,
+    PushBegun,
+    PushCompleted,
+    RestartSeen,
+    RigSettled,
+    StatusChanged,
+)
+from rigsync.core.notices import FAILURE
 from rigsync.hub.documents import document_of, json_of, plain
 
 MOST_TOLD = 16_384
@@ -78,10 +91,37 @@ class Markers:
             yield _marker(RigSettled(rig, event.request_time, event.event, outcomes[rig]), event)
 
 
-def _marker(told: Event, event: Event) -> Marker:
+class RigMarkers:
+    """Makes markers of what happens at one rig: each message, its outcome, each status, and what is wrong.
+
+    Parameters
+    ----------
+    rig : str
+        Its name.
+    now : callable
+        Returns monotonic seconds.
+    """
+
+    def __init__(self, rig: str, now: Callable[[], float]):
+        self._rig, self._now = rig, now
+
+    def of(self, event: Event) -> Iterator[Marker]:
+        """Yield the marker of an event that the hub has told, if it is worth one."""
+        is_wrong = isinstance(event, Notice) and event.topic == FAILURE
+        if isinstance(event, HandlerDue):
+            time = event.stamp.time if event.stamp else 0.0
+            fields = document_of(event)["fields"]
+            del fields["schedule"]  # by a clock of this process
+            fields["at"] = time + event.schedule.instant - self._now() if event.schedule else None
+            yield Marker(time, False, _text("HandlerDue", self._rig, time, fields))
+        elif is_wrong or isinstance(event, (MessageHandled, StatusChanged, LeaseExpired)):
+            yield _marker(event, event, self._rig)
+
+
+def _marker(told: Event, event: Event, rig: str | None = None) -> Marker:
     """Return a marker with the content of `told`, and the time of `event`."""
     time = event.stamp.time if event.stamp else 0.0
-    text = _text(type(told).__name__, getattr(told, "rig", None), time, document_of(told)["fields"])
+    text = _text(type(told).__name__, getattr(told, "rig", rig), time, document_of(told)["fields"])
     return Marker(time, False, text)
 
 

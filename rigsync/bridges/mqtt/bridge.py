@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import secrets
 import socket
 import time
 from collections import deque
+from operator import attrgetter
 from typing import Any
 
 from rigsync._text import printable
 from rigsync.bridges.asking import AskedBridge, Refused
 from rigsync.bridges.requests import json_object, request_of
-from rigsync.bridges.telling import picture_of
+from rigsync.bridges.telling import picture_of, view_of
 from rigsync.config.address import parse_broker
 from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.coordinator.coordinator import Coordinator
+from rigsync.coordinator.view import RigView
 from rigsync.core.events import Event
 from rigsync.core.rigs import LONGEST_NAME
 from rigsync.core.throttle import Throttle
+from rigsync.errors import ConfigError
 from rigsync.hub.documents import document_of, json_of, json_within
 from rigsync.net.mqtt import topic_name
 from rigsync.net.mqtt_broker import AnswerTo, Will
 from rigsync.net.mqtt_client import OVERHEAD, MqttClient
+from rigsync.rig.rig import Rig
 from rigsync.runtime.program import this_program
 
 logger = logging.getLogger("rigsync.bridge")
@@ -38,21 +43,23 @@ RENEWED = 60.0
 """Seconds after which an unchanged picture is told again. Fields that each probe changes do not count as a change."""
 _WILD = frozenset("+#")
 _NOWHERE = AnswerTo("", b"")
-_EACH_PROBE = frozenset({"heard", "round_trip_ms", "clock", "loss"})
-_INSTANTS = frozenset({"owner_heard", "interrupts_at"})
+_COMPUTED = ("owner_heard", "interrupts_at")
+_INSTANTS = attrgetter(*_COMPUTED)
 """Fields that are computed anew each time, to the microsecond; they count as changed only from or to None."""
+_EACH_PROBE = frozenset({"heard", "round_trip", "clock", "loss", "late_answers", *_COMPUTED})
+_LASTING = attrgetter(*(field.name for field in dataclasses.fields(RigView) if field.name not in _EACH_PROBE))
 
 
 class MqttBridge(AskedBridge[AnswerTo]):
     """Publishes what happens at an MQTT broker, with the picture of each rig; docs/bridges.md lists the topics.
 
-    A context manager: ``with`` for an `Auxiliaries`, ``async with`` for a `Coordinator`. It opens even while the broker
-    is away, and goes on when the broker is back.
+    A context manager: ``with`` for an `Auxiliaries` or a `Rig`, ``async with`` on its event loop. It opens even while
+    the broker is away, and goes on when the broker is back.
 
     Parameters
     ----------
-    lab : Auxiliaries or Coordinator
-        Who commands the rigs. It has to be open.
+    lab : Auxiliaries, Coordinator or Rig
+        Who commands the rigs; or a rig, for which the bridge only tells what happens. It has to be open.
     broker : str
         ``mqtt://host:port/prefix``, or ``mqtts://`` for TLS.
     commands : bool
@@ -62,7 +69,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
     Raises
     ------
     ConfigError
-        The address is malformed, or a file with a password or certificate cannot be read.
+        The address is malformed, a file with a password or certificate cannot be read, or a rig is to take commands.
 
     Examples
     --------
@@ -72,9 +79,11 @@ class MqttBridge(AskedBridge[AnswerTo]):
 
     name = "MQTT bridge"
 
-    def __init__(self, lab: Auxiliaries | Coordinator, broker: str, commands: bool = False):
+    def __init__(self, lab: Auxiliaries | Coordinator | Rig, broker: str, commands: bool = False):
         super().__init__(lab)
-        self._lab = lab
+        self._of = lab.name if isinstance(lab, Rig) else None
+        if self._of and commands:
+            raise ConfigError(f"rig {self._of} takes no commands by its bridge: its coordinator commands it")
         self._broker, self._commands = parse_broker(broker), commands
         self._prefix = self._broker.prefix
 
@@ -82,10 +91,10 @@ class MqttBridge(AskedBridge[AnswerTo]):
         self._await_requests()
         self._from = {"host": socket.gethostname(), "program": this_program(), "run": secrets.token_hex(8)}
         self._sequence = 0
-        self._rigs = frozenset(self._lab.views)
+        self._rigs = frozenset([self.lab.name] if isinstance(self.lab, Rig) else self.lab.views)
         self._throttle: Throttle[str] = Throttle(PAUSE)
         self._due: deque[str] = deque()
-        self._shown: dict[str, tuple[dict[str, Any], float]] = {}
+        self._shown: dict[str, tuple[tuple[Any, ...], float]] = {}
         self._alarm: asyncio.Handle | None = None
         self._presence = self._topic("bridges", self._from["run"])
         will = Will(self._presence, b"")  # an empty message, at which the broker forgets the topic
@@ -119,7 +128,7 @@ class MqttBridge(AskedBridge[AnswerTo]):
             self.counts["broker"] += 1
             return False
         self._publish(self._presence, {**self._from, "rigs": sorted(self._rigs), "time": time.time()}, retain=True)
-        self._shown = {rig: ({}, 0.0) for rig in self._shown}  # so each is told again, and removed at the end
+        self._shown = dict.fromkeys(self._shown, ((), 0.0))  # so each is told again, and removed at the end
         for rig in self._rigs:
             self._note_changed(rig)
         return False
@@ -143,11 +152,12 @@ class MqttBridge(AskedBridge[AnswerTo]):
     def _tell(self, event: Event) -> None:
         self._sequence += 1
         document = {"from": self._from, "sequence": self._sequence, **document_of(event)}
-        rig = document.get("rig")
+        rig = document["rig"] = document.get("rig") or self._of
         about = [rig] if isinstance(rig, str) and rig else []
         self._publish(self._topic("events", type(event).__name__, *about), document)
-        if about and rig in self._rigs:
-            self._note_changed(rig)
+        for each in about:
+            if each in self._rigs:
+                self._note_changed(each)
 
     # ------------------------------------------------------------------------------------------------------ coming in
 
@@ -193,17 +203,22 @@ class MqttBridge(AskedBridge[AnswerTo]):
             self._show(self._due.popleft())
         self._arm()
 
+    def _view(self, rig: str) -> RigView | None:
+        """Return how a rig is; None where that is not known any more."""
+        if isinstance(self.lab, Rig):
+            return view_of(self.lab)
+        services = self.lab.services
+        return services.view(rig) if services else None
+
     def _show(self, rig: str) -> None:
         """Tell how a rig is, unless the broker knows. A broker that is away gets all pictures when it is back."""
-        services = self._lab.services
-        if not self._client.is_connected or services is None:
+        if not self._client.is_connected or not (view := self._view(rig)):
             return
-        picture, now = picture_of(services.view(rig)), self._loop.time()
-        lasting = {name: value for name, value in picture.items() if name not in _EACH_PROBE}
-        lasting |= {name: picture[name] is None for name in _INSTANTS}
+        now = self._loop.time()
+        lasting = *_LASTING(view), *(each is None for each in _INSTANTS(view))
         before, told_at = self._shown.get(rig, (None, 0.0))
         if lasting != before or now >= told_at + RENEWED:
-            document = {"from": self._from, "time": time.time(), "rig": rig, **picture}
+            document = {"from": self._from, "time": time.time(), "rig": rig, **picture_of(view)}
             if self._publish(self._topic("views", rig), document, retain=True):
                 self._shown[rig] = lasting, now
             else:

@@ -7,7 +7,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rigsync.bridges.osc.codec import LARGEST
 from rigsync.bridges.osc.framing import LengthPrefixed, Slip
@@ -15,7 +15,7 @@ from rigsync.config.address import parse_uri
 from rigsync.core.coordinators import Standing
 from rigsync.core.rigs import Address, is_literal
 from rigsync.errors import ConfigError, RemoteProtocolError
-from rigsync.net.lines import Line, Listener
+from rigsync.net.lines import Line, Listener, Pump
 from rigsync.net.ports import explained
 from rigsync.net.resolve import addresses_of
 from rigsync.net.stream import Stream
@@ -116,7 +116,7 @@ class Wire:
                 self._lines[name] = each, await open_udp_line(self, name, family, address)
                 self.joined(name)
             else:
-                self._lines[name] = each, _TcpClient(self, name, family, address, FRAMINGS[each.scheme])
+                self._lines[name] = each, Connection(self, name, family, address, each.scheme)
         return self._at
 
     @property
@@ -154,6 +154,9 @@ class Wire:
         if self._lines[line][0].scheme == "udp":  # a connection tells when it opens
             self.away.add(line)
 
+    def parted(self, name: str) -> None:
+        """Take note that a connection has ended: it opens again by itself."""
+
     def show_life(self, line: Any) -> None:
         """Take note that part of a packet has come or gone, of which nothing follows."""
 
@@ -164,23 +167,49 @@ class Wire:
         return Standing.WATCHES  # all are alike; those of strangers would be read ahead, and be lost where many come
 
 
-class _TcpClient(TcpLine):
-    """A connection to a program, which hears of each time that it opens."""
+class Dialling(Pump, Protocol):
+    """Hears what comes on a `Connection`, and each time that it opens or ends."""
 
-    def __init__(self, wire: Wire, name: str, family: int, address: Any, framing: type[Slip] | type[LengthPrefixed]):
-        self._wire, self._is_open = wire, False
-        super().__init__(wire, [name], family, address, LARGEST, framing)
+    def joined(self, name: str) -> object: ...
+
+    def parted(self, name: str) -> object: ...
+
+
+class Connection(TcpLine):
+    """A connection to a program, which is opened again whenever it ends.
+
+    Parameters
+    ----------
+    pump : Dialling
+        Who hears of it.
+    name : str
+        What it calls it.
+    family, address
+        Of the program.
+    scheme : str
+        A key of `FRAMINGS`.
+    """
+
+    def __init__(self, pump: Dialling, name: str, family: int, address: Any, scheme: str):
+        self._owner, self.is_open = pump, False
+        super().__init__(pump, [name], family, address, LARGEST, FRAMINGS[scheme])
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the program to read."""
+        return self._stream.unsent if self._stream else 0
 
     def opened(self, stream: Stream) -> None:
-        self._is_open = True
-        self._wire.joined(str(self.name))
+        self.is_open = True
+        self._owner.joined(str(self.name))
 
     def closed(self, stream: Stream) -> None:
-        self._is_open = False
+        self.is_open = False
         super().closed(stream)
+        self._owner.parted(str(self.name))
 
     def send(self, line: str, data: bytes) -> None:
-        if self._is_open:  # else it would come before what those who join hear first
+        if self.is_open:  # else it would come before what those who join hear first
             super().send(line, data)
 
 

@@ -110,10 +110,10 @@ class ZmqBridge(AskedBridge[list[bytes]]):
     def _tell(self, event: Event) -> None:
         document = {"run": self._run, "sequence": self._history.sequence + 1, **document_of(event)}
         data = json_within(MOST_TOLD, document).encode()
-        self._history.put(data, superseding_key(event, self.hub.boundary))
         rig = document.get("rig")
         topic = f"{type(event).__name__}.{rig if isinstance(rig, str) else ''}"
         self._sockets.publish(topic.encode(errors="replace"), data)
+        self._history.put(data, superseding_key(event, self.hub.boundary))  # nobody can ask for it before this returns
 
     def _beat(self) -> None:
         self._alarm = self._loop.call_later(BEAT, self._beat)

@@ -32,6 +32,9 @@ MOST_SEEN = 50_000
 """Most names of events that are kept, so that an event that comes by several ways is told once."""
 
 
+_DECODER = json.JSONDecoder(parse_constant=no_number)  # made once: to make it takes as long as to use it
+
+
 class Outgoing:
     """The events for one receiver: those that wait, and those that are sent and not acknowledged."""
 
@@ -160,7 +163,7 @@ def read_head(data: bytes) -> tuple[str, int, int]:
 def read_object(data: bytes) -> dict[str, Any]:
     """Read what one side tells the other; raise a `Refused` if it is malformed."""
     try:
-        found = json.loads(data, parse_constant=no_number)
+        found = _DECODER.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise Refused(f"{shortened(data, 80)} is not JSON: {error}") from None
     if not isinstance(found, dict) or type(found.get("rigsync")) is not int:

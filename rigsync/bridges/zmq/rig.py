@@ -10,8 +10,9 @@ from typing import Any
 from rigsync._text import shortened
 from rigsync.bridges.asking import no_number
 from rigsync.bridges.stand_in import Problem, ProgramFailed, StandIn
-from rigsync.bridges.zmq.sockets import Question, new_context
+from rigsync.bridges.zmq.sockets import Keys, Question, new_context
 from rigsync.core.rigs import Address
+from rigsync.errors import ConfigError
 from rigsync.hub.documents import json_of
 from rigsync.net.endpoint import look_up
 
@@ -23,6 +24,10 @@ class ZmqRig(StandIn):
         self._context = new_context()
         self._asked: set[Question] = set()
         self._pinged: Question | None = None
+        try:
+            self._keys = Keys(self.config.curve, "server") if self.config.curve else None
+        except ConfigError as error:
+            raise ConfigError(error.problem, key=f"rigs.{self.name}.curve") from error
         (_, (host, *_)), *_ = await look_up(self.config)
         self._address = Address("tcp", host, self.config.address.port)
 
@@ -32,7 +37,7 @@ class ZmqRig(StandIn):
         self._context.term()
 
     def _ask(self, message: Any, take: Callable[[list[bytes]], object]) -> Question:
-        question = Question(self._context, self._address, json_of(message), take)
+        question = Question(self._context, self._address, self._keys, json_of(message), take)
         self._asked.add(question)
         return question
 
@@ -40,6 +45,12 @@ class ZmqRig(StandIn):
         if question in self._asked:
             self._asked.remove(question)
             question.close()
+
+    @property
+    def look_at(self) -> str:
+        if not self.config.curve:
+            return super().look_at
+        return f"{super().look_at}, and whether both sides know each other's key (curve)"
 
     async def ping(self) -> None:
         self._end(self._pinged)  # its answer comes too late

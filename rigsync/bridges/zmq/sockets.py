@@ -88,6 +88,13 @@ class Keys:
             lacks = f"a {of.rstrip('s')}'s key" if self.secret else f"the secret key, which {file} does not have"
             raise ConfigError(f"curve lacks {lacks}; zmq.auth.create_certificates makes both")
 
+    def show(self, socket: zmq.Socket[bytes]) -> None:
+        """Have a socket that connects use them. The other side's key is that of one server."""
+        (server,) = self.others
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, self.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self.secret or b"")
+        socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
+
 
 class Inbox:
     """A socket that takes messages on the running event loop, one a turn.
@@ -152,10 +159,17 @@ class Question:
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], at: Address, text: str, take: Callable[[list[bytes]], object]
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        at: Address,
+        keys: Keys | None,
+        text: str,
+        take: Callable[[list[bytes]], object],
     ):
         self._socket = context.socket(zmq.REQ)
         self._socket.setsockopt(zmq.MAXMSGSIZE, CUT)
+        if keys:
+            keys.show(self._socket)
         self._socket.setsockopt(zmq.IPV6, ":" in at.host)
         self._socket.connect(str(at))
         self._inbox = Inbox(self._socket, take)
@@ -213,10 +227,7 @@ class SocketSet:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.IPV6, ":" in to.host)
         if self._keys:
-            (server,) = self._keys.others
-            socket.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public)
-            socket.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret or b"")
-            socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
+            self._keys.show(socket)
         socket.connect(str(to))
         return self.inbox(socket, received, idle)
 

@@ -6,14 +6,19 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rigsync._text import one_line
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import CoordinatorClosed, PushCompleted
+from rigsync.core.session_paths import place
+from rigsync.journal.metadata.writing import write
 from rigsync.journal.query import Journal, Session
 from rigsync.journal.recorder import Recorder
 from rigsync.journal.report.writing import page, write_into
+from rigsync.journal.rows import Record
 from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.report")
@@ -24,10 +29,25 @@ DELAY = 1.0
 """Seconds after such a message: the next usually follows at once, and then both are in one report."""
 LONGEST_WAIT = 5.0
 """Seconds for which a program that closes waits for a report."""
+MOMENT, PAUSE = 0.0005, 0.001
+"""Seconds for which the journal is read at a time, and between. Python would let it go on for 5 ms, and others wait."""
 _MARGIN = 1.0
 """Seconds by which the wall clock may have been set back meanwhile."""
 _MOST = 1000
 """Newest sessions among which those that have ended are found."""
+
+
+class _Unhurried(Journal):
+    """A journal that is read beside threads which have to be quick: no more than a moment at a time."""
+
+    def events(self, *args: Any, **options: Any) -> Iterator[Record]:
+        """Yield what happened, as `Journal.events` does."""
+        rest = time.perf_counter() + MOMENT
+        for record in super().events(*args, **options):
+            yield record
+            if time.perf_counter() >= rest:
+                time.sleep(PAUSE)
+                rest = time.perf_counter() + MOMENT
 
 
 class SessionReports:
@@ -39,12 +59,14 @@ class SessionReports:
         The coordinator's.
     recorder : Recorder
         What writes the journal.
-    folder : Path
-        Where the reports go.
+    folder : Path or None
+        Where the reports go; None for no report.
+    metadata : str, optional
+        The folder of each session for its metadata, with variables as for `place`.
     """
 
-    def __init__(self, hub: Hub, recorder: Recorder, folder: Path):
-        self._recorder, self._folder = recorder, folder
+    def __init__(self, hub: Hub, recorder: Recorder, folder: Path | None, metadata: str | None = None):
+        self._recorder, self._folder, self._metadata = recorder, folder, metadata
         self._changed = threading.Condition()
         self._since = self._due = math.inf  # Unix time of the first end that is not told; when to tell, monotonic
         self._is_closed = False
@@ -100,11 +122,26 @@ class SessionReports:
     def _tell(self, since: float) -> None:
         if self._is_closed:
             self._recorder.await_written()
-        with Journal(self._recorder.path) as journal:
+        with _Unhurried(self._recorder.path) as journal:
             for session in self._ended(journal, since):
-                text, mark = page(journal, session)
-                path = write_into(self._folder, session.ref, text, mark)
-                logger.info("the report of %s is %s", one_line(session.ref), path)
+                try:
+                    self._write_metadata(journal, session)
+                except Exception as error:
+                    text = "%s: its metadata is not written: %s; rigsync metadata writes it later"
+                    logger.error(text, one_line(session.ref), one_line(str(error)))  # noqa: TRY400
+                if self._folder is not None:
+                    text, mark = page(journal, session)
+                    path = write_into(self._folder, session.ref, text, mark)
+                    logger.info("the report of %s is %s", one_line(session.ref), path)
+
+    def _write_metadata(self, journal: Journal, session: Session) -> None:
+        if self._metadata is None:
+            return
+        folder = place(self._metadata, session.ref)
+        written = write(journal, session, folder)
+        logger.info("the metadata of %s is in %s", one_line(session.ref), one_line(folder))
+        for problem in (*written.problems, *(f"the descriptions differ: {text}" for text in written.conflicts)):
+            logger.warning("%s: %s", one_line(session.ref), one_line(problem))
 
     def _ended(self, journal: Journal, since: float) -> list[Session]:
         """Return the sessions to which messages of this coordinator have put an end since then."""

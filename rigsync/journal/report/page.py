@@ -65,7 +65,7 @@ def page_of(facts: Facts, source: str, version: str, now: float) -> str:
         element(
             "footer",
             f"Made by rigsync {version} at {_moment(now)} from {source}. Times of day are those of the computer that "
-            f"made it ({time.strftime('UTC%z', time.localtime(session.began))}).",
+            f"made it ({_local('UTC%z', session.began)}).",
         ),
     )
     return _document(session.ref, mark_line(facts), body)
@@ -290,11 +290,17 @@ def _left_out(facts: Facts, rest: int, what: str) -> Markup:
 
 
 def _moment(instant: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(instant))
+    return _local("%Y-%m-%d %H:%M:%S", instant)
+
+
+def _local(form: str, instant: float) -> str:
+    try:
+        return time.strftime(form, time.localtime(instant))
+    except (OverflowError, OSError, ValueError):  # a time that no calendar has
+        return f"{instant:g}"
 
 
 def _time(facts: Facts, instant: float) -> Markup:
     """Return a moment as the time of day, and since the session's beginning."""
-    thousandths = f"{int(instant * 1000) % 1000:03}"
-    of_day = f"{time.strftime('%H:%M:%S', time.localtime(instant))}.{thousandths}"
+    of_day = f"{_local('%H:%M:%S', instant)}.{int(instant * 1000) % 1000:03}"
     return element("span", of_day, class_="time", title=f"{instant - facts.session.began:+.3f} s")

@@ -40,6 +40,8 @@ MOST_FILES = 500
 """Files that are listed."""
 MOST_PROGRAMS, MOST_MESSAGES = 50, 20
 """Programs that commanded, and messages of each, which are listed."""
+LONGEST_SESSION = 1e8
+"""Seconds from a session's beginning, some three years, beyond which nothing belongs to it."""
 ALIKE = 5.0
 """Seconds within which a rig and its coordinator tell of the same failure."""
 
@@ -105,7 +107,8 @@ class _Reader:
 
     def read(self, record: Record) -> None:
         facts = self._facts
-        if record.bound is None:  # by a clock of which nobody knows how it stands to this computer's
+        # By a clock of which nobody knows how it stands to this computer's, or by one that was far from the truth.
+        if record.bound is None or not abs(record.time - facts.session.began) < LONGEST_SESSION:
             facts.unplaced += 1
             return
         facts.begin, facts.end = min(facts.begin, record.time), max(facts.end, record.time)

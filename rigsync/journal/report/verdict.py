@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from rigsync._text import size_text, span_text
 from rigsync.journal.report.facts import Facts
 
+MUCH, SLACK = 0.95, 2.0
+"""Share of the time of a recording, and seconds besides, below which it is said that a rig has recorded less."""
 OK = "ok"
 """What `Session.rigs` says of a rig that has done all that it was asked."""
 
@@ -48,10 +50,9 @@ def verdict_of(facts: Facts) -> Verdict:
 
 
 def _line(facts: Facts, missing: list[tuple[str, str]], is_complete: bool) -> str:
-    session, number = facts.session, len(facts.session.rigs)
-    rigs = f"{number} {'rig' if number == 1 else 'rigs'}"
+    session, rigs = facts.session, _many(len(facts.session.rigs), "rig")
     if is_complete:
-        files = f", {session.files:,} {'file' if session.files == 1 else 'files'}, {size_text(session.bytes)}"
+        files = f", {_many(session.files, 'file')}, {size_text(session.bytes)}"
         return f"Complete: {rigs}{files if session.files else ''}"
     if session.ended is None:
         begin = "Not ended"
@@ -62,6 +63,21 @@ def _line(facts: Facts, missing: list[tuple[str, str]], is_complete: bool) -> st
         return f"{begin}: {missing[0][1]}" if missing else f"{begin}: the session has the outcome {session.outcome!r}"
     shown = ", ".join(named[:4]) + (f" and {len(named) - 4} more" if len(named) > 4 else "")
     return f"{begin}: {len(named)} of {rigs} {'lacks' if len(named) == 1 else 'lack'} something ({shown})"
+
+
+def _short(facts: Facts) -> list[str]:
+    """Return which rigs say that they have recorded for much less time than they were to."""
+    told = []
+    for rig, recorded in facts.recorded.items():
+        spans = facts.lanes[rig].states if rig in facts.lanes else []
+        running = sum(span.end - span.begin for span in spans if span.what == "RUNNING")
+        if recorded.seconds is not None and recorded.seconds < MUCH * running - SLACK:
+            told.append(f"{rig} has recorded {span_text(recorded.seconds)} of {span_text(running)}.")
+    return told
+
+
+def _many(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _remarks(facts: Facts) -> list[str]:
@@ -76,19 +92,19 @@ def _remarks(facts: Facts) -> list[str]:
         )
         told.append(f"Silent for a while: {rigs}.")
     if facts.failures:
-        many = "1 failure" if facts.failures == 1 else f"{facts.failures:,} failures"
-        told.append(f"{many} on the way, numbered below.")
+        told.append(f"{_many(facts.failures, 'failure')} on the way, numbered below.")
     untold = [rig for rig in facts.session.rigs if rig not in facts.recorded]
     if untold and len(untold) < len(facts.session.rigs):
         told.append(f"Told nothing of their files: {', '.join(untold)}.")
     elif untold:
         told.append("No rig told which files it has recorded.")
+    told += _short(facts)
     unsure = [rig for rig, one in facts.recorded.items() if any(file.verified is None for file in one.files)]
     if unsure:
         told.append(f"Not all files were looked at after the recording: {', '.join(unsure)}.")
     if facts.unplaced:
-        told.append(f"{facts.unplaced:,} records of rigs whose clocks are not known are left out.")
+        told.append(f"{_many(facts.unplaced, 'record')} of rigs whose clocks are not known: left out.")
     if facts.gaps:
         records = sum(missing for _, missing in facts.gaps)
-        told.append(f"The journal could not be written for a while; {records:,} records are missing.")
+        told.append(f"The journal could not be written for a while; it lacks {_many(records, 'record')}.")
     return told

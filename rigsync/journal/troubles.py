@@ -1,0 +1,27 @@
+"""What has gone wrong with a journal's file, in words, with what to do."""
+
+from __future__ import annotations
+
+_ROOM = "make room on that disk, or name a file on another"
+_DAMAGED = "it is no journal, or damaged; move it away, and rigsync begins a new one"
+_REMEDIES = {
+    "full": _ROOM,
+    "no space": _ROOM,
+    "too large": _ROOM,
+    "locked": "another program holds it; close that, or name another file",
+    "readonly": "let this user write it and its folder, or name another file",
+    "malformed": _DAMAGED,
+    "not a database": _DAMAGED,
+    "unable to open": "look at the path and the permissions, or name another file",
+    "i/o error": "look at that disk, whether it is full or damaged, or name a file on another",
+}
+"""For words in SQLite's text of an error, or the system's: what to do."""
+
+
+def problem_of(error: Exception) -> str:
+    """Return what an error of SQLite or of the system says of a journal's file, and what to do."""
+    text = str(error)
+    if isinstance(error, FileNotFoundError):
+        return "it, or its folder, was moved or deleted; rigsync begins a new one"
+    found = (remedy for words, remedy in _REMEDIES.items() if words in text.lower())
+    return f"{text}; {next(found, 'look at the path, the permissions and the disk')}"
