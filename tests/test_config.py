@@ -733,7 +733,7 @@ def test_any_bytes_are_rigs_or_a_config_error(write, content):
     except ConfigError as error:
         assert error.file == str(path)  # noqa: PT017 - either way is right
     else:
-        assert rigs == Rigs(rigs.rigs, rigs.timing, str(path))
+        assert rigs == Rigs(rigs.rigs, rigs.timing, str(path), journal=rigs.journal)
 
 
 def test_the_example_loads_without_a_look_up(monkeypatch):
