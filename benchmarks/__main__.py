@@ -1,6 +1,7 @@
 """Measure all the figures of docs/figures.md: `python -m benchmarks` (about five minutes; keep the machine idle).
 
-`python -m benchmarks strangers` measures what strangers can do to a rig (about four minutes).
+`python -m benchmarks strangers` measures what strangers can do to a rig (about four minutes), and `python -m benchmarks
+year` how long a year of sessions takes to ask (about three).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import platform
 import sys
 from statistics import median, quantiles
 
-from benchmarks import journal, lsl, measure, mqtt, osc, strangers, zeromq
+from benchmarks import journal, lsl, measure, mqtt, osc, strangers, year, zeromq
 
 
 def milliseconds(seconds: float) -> str:
@@ -227,6 +228,18 @@ def journal_rows() -> None:
         )
 
 
+def year_rows() -> None:
+    count, size, took = year.questions()
+    row(
+        f"journal: a year, {year.SESSIONS:,} sessions of an hour with {len(year.RIGS)} rigs",
+        f"{count:,} records, {size / 1e6:.0f} MB",
+        "bar: 1 GB",
+        "",
+    )
+    for what, seconds in took.items():
+        row(f"`rigsync {what}` of that year", milliseconds(seconds), "beside `import sqlite3`; bar: 300 ms", "")
+
+
 ATTACKS = {
     "nothing": ("nothing, over UDP", "udp", strangers.FLOODED),
     "lists": ("`[[],[],...]` of 59 MB", "tcp", strangers.TIMES * strangers.LARGE),
@@ -294,9 +307,12 @@ ROWS = {
     "zmq": zmq_rows,
     "mqtt": mqtt_rows,
     "journal": journal_rows,
+    "year": year_rows,
     "strangers": stranger_rows,
 }
 """What may be named on the command line, to measure that alone: `python -m benchmarks push hub`."""
+APART = {"strangers", "year"}
+"""What takes some minutes by itself."""
 
 
 def main(names: list[str]) -> None:
@@ -304,7 +320,7 @@ def main(names: list[str]) -> None:
         sys.exit(f"no rows are called {', '.join(unknown)}; choices: {', '.join(ROWS)}")
     print(f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores\n", file=sys.stderr)
     print("| what | rigsync | held against, same run | ratio |\n| --- | --- | --- | --- |", flush=True)
-    for name in names or [name for name in ROWS if name != "strangers"]:
+    for name in names or [name for name in ROWS if name not in APART]:
         ROWS[name]()
 
 

@@ -48,7 +48,9 @@ go, and no test has left them behind."""
 
 
 def chromium() -> str | None:
-    """Return the path of Chromium; None where it is not installed."""
+    """Return the path of Chromium; None where it is not installed, and on Windows, where it takes no such orders."""
+    if sys.platform == "win32":
+        return None
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 

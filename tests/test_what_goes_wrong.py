@@ -721,6 +721,46 @@ SHOWN_BY = {
         "tests/test_yaml.py::test_a_backslash_before_the_closing_quote_is_explained",
         "tests/test_cli_agent.py::test_check_explains_a_backslash_in_either_kind_of_file",
     ],
+    "a journal that is asked is not there, is no database or another program's, is of a newer version, or is broken": [
+        "tests/journal/test_query.py::test_no_journal",
+        "tests/journal/test_query.py::test_the_database_of_another_program",
+        "tests/journal/test_query.py::test_a_newer_version",
+        "tests/journal/test_query.py::test_a_part_of_the_file_is_broken",
+        "tests/journal/test_cli_log.py::test_no_journal",
+    ],
+    "a journal that may only be read, or that somebody writes meanwhile, is asked": [
+        "tests/journal/test_query.py::test_one_who_may_only_read",
+        "tests/journal/test_query.py::test_it_is_asked_while_it_is_written",
+        "tests/journal/test_cli_log.py::test_following",
+    ],
+    "`--since yesterdayish`, or a reference that nobody knows": [
+        "tests/journal/test_cli_log.py::test_a_time_that_is_none",
+        "tests/journal/test_cli_log.py::test_a_reference_that_nobody_knows",
+    ],
+    "hostile text in names and notices, in the terminal and in a spreadsheet": [
+        "tests/journal/test_cli_log.py::test_hostile_text_stays_in_its_line",
+        "tests/journal/test_cli_log.py::test_cells_are_no_formulas",
+    ],
+    "the clocks of the PCs differ, or are set in the middle of a session, and their journals are merged": [
+        "tests/journal/test_four_clocks.py::test_four_computers_whose_clocks_are_minutes_apart",
+        "tests/journal/test_query.py::test_what_a_rig_has_written_is_put_in_its_place",
+        "tests/journal/test_query.py::test_a_rig_whose_clock_nobody_knows",
+    ],
+    "`rigsync log --collect`, and a rig is off, does another program's experiment, or has no journal": [
+        "tests/journal/test_collecting.py::test_a_rig_that_is_off",
+        "tests/journal/test_collecting.py::test_a_rig_that_does_another_programs_experiment",
+        "tests/journal/test_collecting.py::test_rigs_that_have_none",
+    ],
+    "a rig tells nonsense as its journal, or what is another's": [
+        "tests/journal/test_collected.py::test_a_page_of_another_form_changes_nothing",
+        "tests/journal/test_collected.py::test_what_only_a_coordinator_tells_is_not_taken_from_a_rig",
+        "tests/journal/test_collected.py::test_the_run_of_another_rig_is_not_added_to",
+    ],
+    "journals are collected twice, by two programs at once, or the collecting is stopped": [
+        "tests/journal/test_collected.py::test_what_a_rig_has_written_is_here_and_comes_once",
+        "tests/journal/test_collected.py::test_two_that_collect_at_once_write_nothing_twice",
+        "tests/journal/test_collected.py::test_pages_are_in_the_file_whole_or_not_at_all",
+    ],
 }
 
 

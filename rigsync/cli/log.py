@@ -119,14 +119,12 @@ class _Chosen:
     ):
         self._journal, self._reference, self.rigs = journal, reference, rigs
         self._everything = everything
-        self.asked: dict[str, Any] = {"failures": failures, "rigs": rigs or None}
+        without = () if everything else happened.OFTEN
+        self.asked: dict[str, Any] = {"failures": failures, "rigs": rigs or None, "without": without}
 
     def of(self, records: Iterable[Record]) -> Iterator[Record]:
         """Yield what is shown; to people nothing twice."""
-        if self._everything:
-            return iter(records)
-        usual = (record for record in records if record.kind not in happened.OFTEN)
-        return without_doubles(usual, self._journal.run)
+        return iter(records) if self._everything else without_doubles(records, self._journal.run)
 
     def is_shown(self, record: Record) -> bool:
         """Whether a record that has just been written is shown."""

@@ -33,7 +33,7 @@ def command(ref: str | None, output: str | None, file: str | None) -> None:
         session = journal.session(ref)
         text, _ = page(journal, session)
     if output == "-":
-        write_lines(text)
+        write_lines(text.encode("ascii", "xmlcharrefreplace").decode())  # whatever the terminal's encoding is
         return
     path = Path(output or file_name(session.ref))
     try:

@@ -24,7 +24,7 @@ from rigsync.core.legacy_answers import ArrayAnswers
 from rigsync.core.messages import Ack, Alive, Bye, Command, Notice, Probe, Request, Verb
 from rigsync.core.outputs import Outputs
 from rigsync.core.ownership import LEASE, Sender
-from rigsync.core.queries import CHECK, WAITING_BYTES, Task
+from rigsync.core.queries import CHECK, JOURNAL, WAITING_BYTES, Task
 from rigsync.core.reach import CHALLENGES, Reach
 from rigsync.core.rigs import DATAGRAM_ROOM, Room
 from rigsync.core.stream import room_of
@@ -365,7 +365,7 @@ class Responder(Outputs[Address]):
         if isinstance(outcome, Problem):
             if task.source and task.sender and not outcome.traceback:  # a refusal: no handler has failed
                 is_told = self._is_told(task.source, task.sender, outcome.error, now)
-                is_told = is_told and task.event != CHECK  # which is asked of each rig, and few have it
+                is_told = is_told and task.event not in (CHECK, JOURNAL)  # asked of each rig, and few have them
             error = f"{outcome.error}: {outcome.message}"
             self._answer_problem(task, outcome, now)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -50,7 +50,7 @@ def fields_as_json(event: Event) -> str:
         value = "***" if is_secret and name in CONTENT else getattr(event, name)
         fields[name] = value if type(value) in _OF_JSON else plain(value)
     try:
-        return _FAST.encode(fields)
+        return "".join(_encoded(fields, 0))
     except (TypeError, ValueError, RecursionError):  # a key that is no text, a number that is none, or a circle
         return json_of(fields_of(event))
 
@@ -58,6 +58,11 @@ def fields_as_json(event: Event) -> str:
 @lru_cache(256)
 def _names(kind: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.name != "rig"]  # the stamp has the rig
+
+
+@lru_cache(256)
+def _all_names(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def small(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple, Set)):
         return [plain(item, depth + 1) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name), depth + 1) for field in dataclasses.fields(value)}
+        return {name: plain(getattr(value, name), depth + 1) for name in _all_names(type(value))}
     try:
         return plain(to_plain(value, "value", Room()), depth + 1)
     except (PayloadError, PayloadTooLarge):
@@ -111,4 +116,17 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 _OF_JSON = frozenset({type(None), str, int, bool, float, dict, list})
-_FAST = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=plain)
+
+
+def _encoder() -> Callable[[Any, int], Iterable[str]]:
+    """Return what a `JSONEncoder` makes anew for each value, which takes longer than most values."""
+    make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+    if make is None:  # a Python that is not written in C
+        slow = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=plain)
+        return lambda value, _: [slow.encode(value)]
+    made: Callable[[Any, int], Iterable[str]]
+    made = make(None, plain, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False)
+    return made
+
+
+_encoded = _encoder()

@@ -16,6 +16,7 @@ from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.drives import network_of
 from rigsync.journal.entries import storable
 from rigsync.journal.store import PATIENCE, open_to_write
+from rigsync.runtime.disk_writer import at_ease
 
 _RUN = "INSERT INTO run (uuid, kind, name, host, program, opened, closed, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _SESSION = (
@@ -100,7 +101,7 @@ class JournalFile:
                     self._put_run(run, made)
                 for row in sessions:
                     self._put_session(row, made)
-                self._connection.executemany(_RECORD, map(_values, records))
+                self._connection.executemany(_RECORD, map(_values, at_ease(records)))
                 execute("COMMIT")
             except BaseException:
                 for one in made:

@@ -164,6 +164,7 @@ class Journal(Reader):
         until: Moment | None = None,
         rigs: str | Iterable[str] | None = None,
         kinds: str | Iterable[str] | None = None,
+        without: Iterable[str] = (),
         failures: bool = False,
         after: int = 0,
         limit: int | None = None,
@@ -185,6 +186,8 @@ class Journal(Reader):
             Only what is about these rigs, or also about these: names, or patterns such as ``cameras:*``.
         kinds : str or iterable of str, optional
             Only events of these classes, by their names.
+        without : iterable of str
+            No events of these classes.
         failures : bool
             Only failures, and what tells of one.
         after : int
@@ -198,6 +201,9 @@ class Journal(Reader):
             names = [kinds] if isinstance(kinds, str) else list(kinds)
             wheres.append(f"kind IN ({', '.join('?' * len(names))})")
             values += names
+        if left_out := list(without):
+            wheres.append(f"kind NOT IN ({', '.join('?' * len(left_out))})")
+            values += left_out
         if failures:
             wheres.append("failure")
         begin, end = _seconds(since), _seconds(until)
@@ -243,11 +249,6 @@ class Journal(Reader):
         (row,) = self._all("SELECT max(id) FROM record WHERE run = ?", [session.run])
         rows = self._all("SELECT time FROM record WHERE id = ?", [row[0]])
         return rows[0][0] if rows else None
-
-    def check(self) -> None:
-        """Raise a JournalError if the file has gone since it was opened."""
-        if not self.path.exists():
-            raise JournalError(self.path, "it has gone: somebody has moved or removed it")
 
     def frame(self, rows: Iterable[Session | Record] | None = None) -> Any:
         """Return sessions or records as a table of pandas, a `DataFrame`; times are UTC.

@@ -51,6 +51,7 @@ class Reader:
     def __init__(self, path: Path):
         self.path = path
         self._connection = open_to_read(path)
+        self._identity = _identity_of(path)
         self._runs: dict[int, Run] = {}
         self._anchors: dict[int, Anchor | None] = {}
 
@@ -67,6 +68,11 @@ class Reader:
             self._runs[id] = run_of(rows[0])
         return self._runs[id]
 
+    def check(self) -> None:
+        """Raise a JournalError if the file has gone since it was opened."""
+        if _identity_of(self.path) != self._identity:
+            raise JournalError(self.path, "it has gone: somebody has moved, removed or replaced it")
+
     # ---------------------------------------------------------------------------------------- one time for all
 
     def _of_all(self, asked: Asked) -> Iterator[Record]:
@@ -82,7 +88,7 @@ class Reader:
     def _placed(self, records: Iterable[Record], run: Run, line: Timeline) -> Iterator[Record]:
         for record in records:
             placed = self._place(record, run, line)
-            yield replace(record, bound=None) if placed is None else replace(record, time=placed[0], bound=placed[1])
+            yield record if placed is None else replace(record, time=placed[0], bound=placed[1])
 
     def _place(self, record: Record, run: Run, line: Timeline) -> tuple[float, float] | None:
         anchor = self._anchor(run.id)
@@ -95,6 +101,10 @@ class Reader:
         computer is set in the middle.
         """
         own, *others = parts
+        if (run := self.run(own.run)).collected is not None:  # no coordinator of this computer has seen it
+            line = self._timeline(run, None, None, None)
+            placed = self._placed(self._by_id("session", own.id, asked), run, line)
+            return (record for _, _, record in _in_order((record.time, record) for record in placed))
         streams: list[Iterator[tuple[float, Record]]] = [_by_one_clock(self._by_id("session", own.id, asked))]
         walls: list[tuple[float, float]] | None = None
         for part in others:
@@ -122,7 +132,7 @@ class Reader:
         for record in records:
             placed = self._place(record, run, line)
             if placed is None:
-                yield record.time - walls[0][1] + walls[0][0] if walls else 0.0, replace(record, bound=None)
+                yield record.time - walls[0][1] + walls[0][0] if walls else 0.0, record
             else:
                 mono, bound = placed
                 yield mono, replace(record, time=_wall_of(mono, walls), bound=bound)
@@ -216,9 +226,11 @@ class Reader:
 
     def _record_of(self, row: tuple[Any, ...]) -> Record:
         id, run, session, time, mono, kind, rig, number, cause, failure, data = row
-        if rig is None and kind not in SEVERAL and (own := self.run(run)).kind == "rig":
+        own = self.run(run)
+        if rig is None and kind not in SEVERAL and own.kind == "rig":
             rig = own.name
-        return Record(id, run, session, time, mono, kind, rig, number, cause, bool(failure), json_of(data))
+        bound = None if own.collected else 0.0
+        return Record(id, run, session, time, mono, kind, rig, number, cause, bool(failure), json_of(data), bound)
 
     def _all(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         try:
@@ -228,6 +240,15 @@ class Reader:
         except sqlite3.Error as error:
             problem = f"it cannot be read: {error}; look at the disk, or ask a copy of the file"
             raise JournalError(self.path, problem) from error
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another of the same name; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def usual_journal_file() -> Path:

@@ -22,7 +22,7 @@ from rigsync.journal.drafts import RunRow
 from rigsync.journal.entries import LEFT_OUT
 from rigsync.journal.scribe import Scribe
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
-from rigsync.journal.writer import LONGEST_WAIT, MOST_BYTES, MOST_WAITING, Writer, attached
+from rigsync.journal.writer import LONGEST_WAIT, MANY, MOST_BYTES, MOST_WAITING, Writer, attached
 from rigsync.runtime.conditions import Awaited
 from rigsync.runtime.disk_writer import WaitingRoom
 from rigsync.runtime.hub import Hub
@@ -105,8 +105,9 @@ class Recorder:
 
     @property
     def path(self) -> Path:
-        """The file."""
-        return self._settings.file
+        """The file that is written, or will be."""
+        opening = self._last
+        return opening.writer.path if opening else self._settings.file
 
     @property
     def uuid(self) -> str | None:
@@ -168,3 +169,5 @@ class Recorder:
         thread = opening.writer.thread
         if not thread.is_knocked:
             thread.knock()
+        elif len(opening.room) == MANY:
+            thread.knock(urgent=True)

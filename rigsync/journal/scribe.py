@@ -13,9 +13,9 @@ from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, is_kept, storable
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions
 
-THIN = 5.0
-"""Seconds between two records of the progress of one item."""
-SAMPLED, SAMPLED_IDLE = 10.0, 60.0
+THIN = 30.0
+"""Seconds between two records of the progress of one item. A year of 2,000 hours with 5 rigs stays below 1 GB."""
+SAMPLED, SAMPLED_IDLE = 30.0, 60.0
 """Seconds between two records of how each link is, while an experiment goes on and while none does."""
 FIRST_SAMPLE = 2.0
 """Seconds from the opening, or a step of an experiment, to the next of them."""

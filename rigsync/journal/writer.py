@@ -21,7 +21,7 @@ from rigsync.errors import JournalError
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.scribe import Scribe
 from rigsync.runtime.callbacks import guarded, report
-from rigsync.runtime.disk_writer import DiskWriter, WaitingRoom
+from rigsync.runtime.disk_writer import DiskWriter, WaitingRoom, at_ease
 from rigsync.runtime.exits import JOURNALS, at_exit
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ logger = logging.getLogger("rigsync.journal")
 
 MOST_WAITING, MOST_BYTES = 100_000, 64 << 20
 """Events that wait for the disk, and bytes of those that came over the network. Later ones are lost, and counted."""
-GATHER = 0.05
-"""Seconds for which events are gathered before they are written. They are safe 0.2 s after they happened."""
+GATHER, MANY = 0.1, 500
+"""Seconds for which events are gathered before they are written, and how many of one room end that. They are safe
+0.2 s after they happened."""
 BATCH = 2_000
 """Events that are written at once."""
 LONGEST_WAIT = 1.0
@@ -139,8 +140,11 @@ class Writer:
         return self._next(time.monotonic())
 
     def _write_all(self) -> None:
-        while self._take(BATCH) or self._callbacks or self._ended:
-            if not self._write():
+        # What comes meanwhile is gathered again: a commit for each event would take all the time that there is.
+        is_full = True
+        while is_full:
+            is_full = self._take(BATCH)
+            if self._has_news() and not self._write():
                 break
 
     def _next(self, mono: float) -> float | None:
@@ -162,11 +166,14 @@ class Writer:
             self._trim_at = mono + (TRIM_AGAIN if not has_more else TRIM_IDLE if is_idle else TRIM)
 
     def _take(self, most: int) -> bool:
-        """Take events out of the rooms; return whether there is anything to write."""
+        """Take events out of the rooms; return whether there are more."""
+        is_full = False
         if not self._is_failed:  # what is taken is kept until it is written
             for source, scribe in list(self._sources.items()):
                 writing = scribe or self._begin(source)
-                for told, mono in source.room.take(most):
+                taken = source.room.take(most)
+                is_full = is_full or len(taken) == most
+                for told, mono in at_ease(taken):
                     if isinstance(told, Event):
                         self._add_event(writing, told, mono)
                     elif told is None:
@@ -175,7 +182,12 @@ class Writer:
                         self._callbacks.append(told)
                 self._add(writing.due(time.monotonic(), time.time()))
                 self._sessions.update(dict.fromkeys(writing.rows()))
-        return bool(self._records or self._sessions or any(run.is_changed for run in self._runs))
+        return is_full
+
+    def _has_news(self) -> bool:
+        """Whether there is anything to write, or to tell."""
+        waiting = self._records or self._sessions or self._callbacks or self._ended
+        return bool(waiting) or any(run.is_changed for run in self._runs)
 
     def _begin(self, source: Source) -> Scribe:
         scribe = source.begin()

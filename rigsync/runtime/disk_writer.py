@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from rigsync.runtime.callbacks import report
@@ -16,6 +16,24 @@ _Item = TypeVar("_Item")
 
 SLOW = 5.0
 """Seconds after which a disk that has not taken something is reported as hanging."""
+
+
+_STRETCH, _LONG_STRETCH, _MANY = 8, 32, 400
+"""Items that are worked on without a pause: of few, and of many."""
+_PAUSE = 20e-6
+"""Seconds of a pause, with which a thread that wants the interpreter gets it."""
+
+
+def at_ease(items: Sequence[_Item]) -> Iterator[_Item]:
+    """Yield items with pauses: an event loop that wants the interpreter meanwhile does not wait for all of them.
+
+    Python has a thread wait for 5 ms before it takes the interpreter from another one.
+    """
+    stretch = _STRETCH if len(items) < _MANY else _LONG_STRETCH
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % stretch == 0:
+            time.sleep(_PAUSE)
 
 
 class WaitingRoom(Generic[_Item]):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from cli_programs import Command, Outcome, environment, run_here
+from platforms import needs_terminal, posix
 from processes import until
 
 from journal.filling import REF, T0, Filler, filling
@@ -317,6 +318,7 @@ def test_following(file: Path, story: Filler, tmp_path: Path) -> None:
         assert command.outcome().status == 0
 
 
+@posix
 def test_following_one_session_as_json(file: Path, story: Filler, tmp_path: Path) -> None:
     env = environment(tmp_path, RIGSYNC_JOURNAL=str(file))
     with Command(["log", "2026-12-01_1_mouse", "--follow", "--json"], tmp_path, env) as command:
@@ -329,13 +331,28 @@ def test_following_one_session_as_json(file: Path, story: Filler, tmp_path: Path
         os.replace(file, tmp_path / "moved")
         outcome = command.outcome()
         assert outcome.status == 1
-        assert "it has gone: somebody has moved or removed it" in outcome.err
+        assert "it has gone: somebody has moved, removed or replaced it" in outcome.err
 
 
 def _held(pid: int) -> list[str]:
     import psutil
 
     return [opened.path for opened in psutil.Process(pid).open_files()]
+
+
+@needs_terminal
+def test_failures_are_red_on_a_terminal(file: Path, story: Filler, tmp_path: Path) -> None:
+    master, slave = os.openpty()
+    env = environment(tmp_path, RIGSYNC_JOURNAL=str(file), TERM="xterm")
+    with Command(["log"], tmp_path, env, stdout=slave) as command:
+        assert command.outcome().status == 0
+    os.close(slave)
+    shown = os.read(master, 65536).decode()
+    os.close(master)
+    red = {line for line in shown.splitlines() if line.startswith("\x1b[1;31m")}
+    assert {HEAD in line or EPHYS in line for line in red} == {True}
+    assert len(red) == 2
+    assert "\x1b[31m" not in shown.replace("\\x1b[31m", "")
 
 
 def test_a_reader_that_goes_is_no_error(file: Path, story: Filler, tmp_path: Path) -> None:

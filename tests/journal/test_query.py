@@ -121,6 +121,7 @@ def test_events_are_chosen(file: Path, story: Filler) -> None:
         assert kinds(journal) == ["LinkAlive", "PushCompleted", "Notice", "PushCompleted"]
         assert kinds(journal, session=session) == ["PushCompleted", "Notice", "PushCompleted"]
         assert kinds(journal, kinds="Notice") == kinds(journal, kinds=["Notice", "other"]) == ["Notice"]
+        assert kinds(journal, without=["Notice", "LinkAlive"]) == ["PushCompleted"] * 2
         assert kinds(journal, rigs="ephys") == ["LinkAlive", "PushCompleted"]
         assert kinds(journal, rigs=["cameras:*"], session=session) == ["PushCompleted", "Notice", "PushCompleted"]
         assert kinds(journal, rigs="cameras") == []
@@ -231,6 +232,21 @@ def test_a_rig_whose_clock_nobody_knows(file: Path, filler: Filler) -> None:
             assert {record.bound for record in found if record.run == 2} == {None}
 
 
+def test_what_only_a_rig_has_noted_is_put_in_its_place_too(file: Path, filler: Filler) -> None:
+    """Its session was commanded from elsewhere, and this computer has watched the rig."""
+    session, theirs = merged(filler)
+    filler.connection.execute("UPDATE record SET session = NULL WHERE session = ?", [session])
+    filler.connection.execute("DELETE FROM session WHERE id = ?", [session])
+    with Journal(file) as journal:
+        found = list(journal.events(journal.session()))
+        assert [round(record.time - T0) for record in found] == [2, 14]
+        assert all(record.bound for record in found)
+        assert {record.bound for record in journal.changes(0) if record.run == 2} == {None}  # as it was written
+    filler.connection.execute("DELETE FROM record WHERE kind = 'Sample'")
+    with Journal(file) as journal:
+        assert [record.bound for record in journal.events(journal.session())] == [None, None]
+
+
 def test_bounds_grow_away_from_estimates(file: Path, filler: Filler) -> None:
     merged(filler)
     filler.connection.execute("DELETE FROM record WHERE kind = 'Sample' AND mono > 1010")
@@ -267,6 +283,37 @@ def test_a_rig_of_this_computer_has_the_same_clock(file: Path, filler: Filler) -
         assert [record.kind for record in found] == ["PushBegun", "StatusChanged", "PushCompleted"]
         assert [record.rig for record in found] == [None, "cameras", None]
         assert {record.bound for record in found} == {0.0}
+
+
+def test_a_session_goes_on_after_the_computer_was_started_anew(file: Path, filler: Filler) -> None:
+    """Another run goes on with it, and its monotonic clock begins anew. A rig has gone on all the while."""
+    session, theirs = merged(filler)
+    filler.connection.execute("DELETE FROM record WHERE kind != 'Sample' AND mono > 1003")
+    again = filler.run(about=f'{{"clock": {{"time": {T0 + 50}, "mono": 5}}}}', opened=T0 + 50)
+    for at in (31, 62):
+        filler.record(2, theirs, "Notice", {"at": at}, at, shift=-300, mono=5000 + at)
+    filler.record(again, session, "PushBegun", {"at": 60}, 60, mono=15)
+    filler.record(again, session, "PushCompleted", {"at": 61}, 61, mono=16)
+    filler.sample(again, session, "cameras:left", 61.5, -300)
+    filler.connection.execute("UPDATE record SET mono = 16.5 WHERE mono = 1061.5")
+    filler.connection.execute("UPDATE session SET ended = ? WHERE id = ?", [T0 + 70, session])
+    with Journal(file) as journal:
+        found = [record for record in journal.events(journal.session()) if "at" in record.data]
+        assert [record.data["at"] for record in found] == [31, 60, 61, 62]
+        for record in found:
+            assert abs(record.time - T0 - record.data["at"]) <= (record.bound or 1e-3)
+
+
+def test_what_was_written_a_little_out_of_order_is_put_in_order(file: Path, filler: Filler) -> None:
+    run, rig = filler.run(), filler.run("rig", "cameras")
+    session, theirs = filler.session(run), filler.session(rig)
+    for at in (1, 3, 2, 6):
+        filler.record(run, session, "Notice", {}, at)
+    for at in (5, 4):
+        filler.record(rig, theirs, "Notice", {}, at)
+    with Journal(file) as journal:
+        for found in (journal.events(journal.session()), journal.events()):
+            assert [record.time - T0 for record in found] == [1, 2, 3, 4, 5, 6]
 
 
 # ---------------------------------------------------------------------------------------- files of all sorts

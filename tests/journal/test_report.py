@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from cli_programs import Outcome, environment, run_here
-from processes import until
+from processes import ROOT, until
 
 from journal.filling import REF, T0, Filler
 from journal.made_up import BEGAN, MadeUp, unlucky
-from rigsync import Auxiliaries, Coordinator, Rig
+from rigsync import Auxiliaries, Coordinator, Rig, load_rigs
 from rigsync.journal.query import Journal
 from rigsync.journal.report import background
 from rigsync.journal.report.axis import Axis, time_label
@@ -142,6 +143,13 @@ def test_what_one_has_to_know_besides_is_said(path: Path) -> None:
         "3 failures on the way, numbered below.",
         "Told nothing of their files: ephys.",
     ]
+
+
+def test_a_rig_that_has_recorded_only_for_a_part_is_named(path: Path) -> None:
+    told = {"seconds": 743.1, "files": [{"path": "probe.bin", "bytes": 5, "frames": None, "verified": "size"}]}
+    verdict = verdict_of(made(path, MadeUp(seconds=1440.0, recorded={"ephys": told})))
+    assert verdict.is_complete
+    assert list(verdict.remarks) == ["ephys has recorded 12 min 23 s of 24 min."]
 
 
 def test_what_nobody_has_confirmed_or_looked_at_is_not_called_complete(path: Path, filler: Filler) -> None:
@@ -337,7 +345,7 @@ def test_a_page_has_bounds_whatever_rigs_send(path: Path, filler: Filler) -> Non
         text, _ = page(journal, journal.session())
     assert len(text) < 5_000_000
     pieces = _Text(text).pieces
-    assert f"200 more are not listed: rigsync log {REF} shows all." in pieces
+    assert f"300 more are not listed: rigsync log {REF} shows all." in pieces
     assert f"600 more messages are not listed: rigsync log {REF} shows all." in pieces
     assert any(piece.endswith("more characters]") for piece in pieces)
 
@@ -545,6 +553,8 @@ def test_a_session_is_named_and_a_file_too(path: Path, tmp_path: Path) -> None:
     again = command(tmp_path, "2026-11-24_1_old", "-o", "-", "--journal", str(path))
     assert again.status == 0
     assert again.out.startswith("<!DOCTYPE html>\n")
+    assert again.out.isascii()
+    assert "&#177; 0.150" in again.out  # in any encoding of the terminal
 
 
 @pytest.mark.parametrize(
@@ -677,6 +687,25 @@ def test_pushes_do_not_wait_for_a_report(
             hang.set()
 
 
+def test_a_journal_is_read_beside_others_a_moment_at_a_time(
+    lab: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python lets a busy thread go on for 5 ms while the event loop waits, which a push would feel."""
+    paused: list[str] = []
+
+    def pause(seconds: float) -> None:
+        assert seconds == background.PAUSE
+        paused.append(threading.current_thread().name)
+
+    monkeypatch.setattr(background, "MOMENT", 0.0)
+    monkeypatch.setattr(background, "time", mock.Mock(wraps=time, sleep=pause))
+    with Auxiliaries.from_file(lab()) as aux, aux.experiment("2026-11-30_1_a"):
+        pass
+    assert set(paused) == {"rigsync report"}
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        assert len(paused) >= len(list(journal.events(journal.session()))) > 10
+
+
 def test_without_a_journal_there_is_no_report_and_a_line_says_why(
     lab: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -695,3 +724,26 @@ async def _one_session(file: Path) -> None:
 def test_a_coordinator_on_an_event_loop_leaves_one_too(lab: Callable[..., Path], tmp_path: Path) -> None:
     asyncio.run(_one_session(lab()))
     assert (tmp_path / "reports" / "2026-11-30_1_a.html").exists()
+
+
+def test_the_folder_begins_at_the_file_of_rigs(
+    lab: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = lab()
+    monkeypatch.chdir(tmp_path.parent)
+    assert load_rigs(file.relative_to(tmp_path.parent)).report == tmp_path / "reports"
+    assert load_rigs(lab(report=str(tmp_path / "elsewhere"))).report == tmp_path / "elsewhere"
+
+
+def test_what_the_page_of_the_documents_shows_is_so(path: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    (shell,), (yaml,) = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("sh", "yaml"))
+    MadeUp().write(path)
+    _, *arguments = shell.split()
+    outcome = run_here(arguments, tmp_path, environment(tmp_path, RIGSYNC_JOURNAL=str(path)))
+    assert outcome.out == "2026-11-25_1_mouse7.html\n"
+    page_of_it = (tmp_path / "2026-11-25_1_mouse7.html").read_text(encoding="utf-8")
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page_of_it)
+    assert headings == re.findall(r"^\| ([A-Z][^|]*?) \|", text, re.MULTILINE)
+    (tmp_path / "rigs.yaml").write_text(yaml, encoding="utf-8")
+    assert load_rigs(tmp_path / "rigs.yaml").report == tmp_path / "reports"

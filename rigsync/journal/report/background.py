@@ -6,7 +6,9 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rigsync._text import one_line
 from rigsync.core.enums import ExpMessage
@@ -16,6 +18,7 @@ from rigsync.journal.metadata.writing import write
 from rigsync.journal.query import Journal, Session
 from rigsync.journal.recorder import Recorder
 from rigsync.journal.report.writing import page, write_into
+from rigsync.journal.rows import Record
 from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.report")
@@ -26,10 +29,25 @@ DELAY = 1.0
 """Seconds after such a message: the next usually follows at once, and then both are in one report."""
 LONGEST_WAIT = 5.0
 """Seconds for which a program that closes waits for a report."""
+MOMENT, PAUSE = 0.0005, 0.001
+"""Seconds for which the journal is read at a time, and between. Python would let it go on for 5 ms, and others wait."""
 _MARGIN = 1.0
 """Seconds by which the wall clock may have been set back meanwhile."""
 _MOST = 1000
 """Newest sessions among which those that have ended are found."""
+
+
+class _Unhurried(Journal):
+    """A journal that is read beside threads which have to be quick: no more than a moment at a time."""
+
+    def events(self, *args: Any, **options: Any) -> Iterator[Record]:
+        """Yield what happened, as `Journal.events` does."""
+        rest = time.perf_counter() + MOMENT
+        for record in super().events(*args, **options):
+            yield record
+            if time.perf_counter() >= rest:
+                time.sleep(PAUSE)
+                rest = time.perf_counter() + MOMENT
 
 
 class SessionReports:
@@ -104,7 +122,7 @@ class SessionReports:
     def _tell(self, since: float) -> None:
         if self._is_closed:
             self._recorder.await_written()
-        with Journal(self._recorder.path) as journal:
+        with _Unhurried(self._recorder.path) as journal:
             for session in self._ended(journal, since):
                 try:
                     self._write_metadata(journal, session)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from rigsync._text import size_text, span_text
 from rigsync.journal.report.facts import Facts
 
+MUCH, SLACK = 0.95, 2.0
+"""Share of the time of a recording, and seconds besides, below which it is said that a rig has recorded less."""
 OK = "ok"
 """What `Session.rigs` says of a rig that has done all that it was asked."""
 
@@ -63,6 +65,17 @@ def _line(facts: Facts, missing: list[tuple[str, str]], is_complete: bool) -> st
     return f"{begin}: {len(named)} of {rigs} {'lacks' if len(named) == 1 else 'lack'} something ({shown})"
 
 
+def _short(facts: Facts) -> list[str]:
+    """Return which rigs say that they have recorded for much less time than they were to."""
+    told = []
+    for rig, recorded in facts.recorded.items():
+        spans = facts.lanes[rig].states if rig in facts.lanes else []
+        running = sum(span.end - span.begin for span in spans if span.what == "RUNNING")
+        if recorded.seconds is not None and recorded.seconds < MUCH * running - SLACK:
+            told.append(f"{rig} has recorded {span_text(recorded.seconds)} of {span_text(running)}.")
+    return told
+
+
 def _many(number: int, what: str) -> str:
     return f"1 {what}" if number == 1 else f"{number:,} {what}s"
 
@@ -85,6 +98,7 @@ def _remarks(facts: Facts) -> list[str]:
         told.append(f"Told nothing of their files: {', '.join(untold)}.")
     elif untold:
         told.append("No rig told which files it has recorded.")
+    told += _short(facts)
     unsure = [rig for rig, one in facts.recorded.items() if any(file.verified is None for file in one.files)]
     if unsure:
         told.append(f"Not all files were looked at after the recording: {', '.join(unsure)}.")

@@ -73,7 +73,7 @@ def write_file(path: Path, text: str) -> None:
         raise FileExistsError(f"{path} is there, and is no report; name another file")
     beside = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with open(beside, "x", encoding="utf-8", errors="xmlcharrefreplace", newline="\n") as file:
+        with open(beside, "x", encoding="utf-8", newline="\n") as file:
             file.write(text)
         os.replace(beside, path)
     except BaseException:

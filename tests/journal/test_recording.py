@@ -1,0 +1,360 @@
+"""What the journal has of real experiments, and when it has it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import LONG, ROOT, until
+
+from rigsync import Auxiliaries, Coordinator, ExperimentError, PushError, Rig
+from rigsync.hub.events import define
+from rigsync.journal.store import open_to_read
+
+from .recorded import pushed, records, rows, sessions
+
+REF = "2026-03-01_2_mouse"
+FILES = [{"path": "/data/left.mp4", "bytes": 1000, "frames": 360, "verified": "ffprobe"}, {"path": "/b", "bytes": 24}]
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("RIGSYNC_JOURNAL")
+    return tmp_path / "journal.sqlite"
+
+
+@pytest.fixture
+def rig(serve: Callable[..., Any], path: Path) -> Rig:
+    return serve("cameras", {"EXPEND": lambda *_: {"recorded": {"seconds": 1.0, "files": FILES}}}, journal=path)
+
+
+@pytest.fixture
+def aux(connect: Callable[..., Any], rig: Rig, path: Path) -> Auxiliaries:
+    return connect(rig, journal=path)
+
+
+def test_a_whole_experiment(rig: Rig, aux: Auxiliaries, path: Path) -> None:
+    with aux.experiment(REF):
+        pass
+    aux.close()
+    rig.close()
+    (ours,), (theirs,) = sessions(path), sessions(path, "rig")
+    assert (ours["ref"], ours["subject"], ours["outcome"]) == (REF, "mouse", "complete")
+    assert (ours["rigs"], ours["files"], ours["bytes"], ours["failures"]) == ({"cameras": "ok"}, 2, 1024, 0)
+    assert (theirs["ref"], theirs["outcome"], theirs["rigs"]) == (REF, "complete", {"cameras": "ok"})
+    assert pushed(path) == ["EXPINFO", "EXPINIT", "EXPSTART", "EXPEND", "EXPCLEANUP"]
+    runs = {run["kind"]: run for run in rows(path, "SELECT * FROM run")}
+    assert all(run["opened"] < run["closed"] for run in runs.values())
+    assert runs["rig"]["name"] == "cameras"
+    start, end = (
+        record for record in records(path, "PushCompleted") if record["data"]["event"] in ("EXPSTART", "EXPEND")
+    )
+    assert start["session"] == end["session"] == ours["id"]
+    assert start["data"]["starts"]["cameras"]["bound"] >= 0
+    assert end["data"]["answers"]["cameras"][-1]["recorded"]["files"] == FILES
+    assert ours["began"] <= start["time"] <= end["time"] <= ours["ended"]
+    handled = [record for record in records(path, "MessageHandled") if record["data"]["event"] != "EXPINFO"]
+    assert {record["session"] for record in handled} == {theirs["id"]}
+
+
+@pytest.mark.parametrize("message", ["EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP"])
+def test_a_step_of_an_experiment_is_in_the_file_when_its_push_returns(
+    aux: Auxiliaries, path: Path, message: str
+) -> None:
+    for step in ("EXPINIT", "EXPSTART", "EXPEND", "EXPINTERRUPT", "EXPCLEANUP"):
+        args = {"EXPINIT": [{"exp_ref": REF}], "EXPSTART": [REF]}.get(step, [])
+        aux.push(step, *args, wait=True)
+        if step == message:
+            assert pushed(path)[-1] == step
+            break
+
+
+def test_what_has_failed_is_in_the_file_when_its_push_returns(
+    serve: Callable[..., Any], connect: Callable[..., Any], path: Path
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no disk")
+
+    aux = connect(serve("cameras", {"EXPINFO": fail}), journal=path)
+    outcome = aux.push("EXPINFO", wait=True)
+    assert isinstance(outcome, PushError)
+    (found,) = records(path, "PushCompleted")
+    assert found["failure"] == 1
+    assert found["data"]["failures"]["cameras"] == {
+        "error": "RemoteError",
+        "problem": outcome.failed["cameras"].problem,
+    }
+
+
+def test_on_an_event_loop_too(rig: Rig, path: Path) -> None:
+    async def main() -> None:
+        async with Coordinator({"cameras": rig.uri}, journal=path) as lab:
+            await lab.push("EXPINIT", {"exp_ref": REF})
+            assert pushed(path) == ["EXPINIT"]
+            with pytest.raises(PushError):
+                await lab.push("EXPSTART", "2026-03-01_3_mouse")
+            assert pushed(path) == ["EXPINIT", "EXPSTART"]
+
+    asyncio.run(main())
+    (run,) = rows(path, "SELECT * FROM run WHERE kind = 'coordinator'")
+    assert run["closed"]
+    assert records(path, "CoordinatorClosed")
+
+
+def test_an_event_is_in_the_file_soon_though_nobody_waits(aux: Auxiliaries, path: Path) -> None:
+    marker = define("Marker")
+    aux.hub.ingest(marker({"name": "stimulus"}, rig="cameras"))
+    (found,) = until(lambda: records(path, "Marker"))
+    assert found["rig"] == "cameras"
+    assert found["data"] == {"payload": {"name": "stimulus"}}
+
+
+# ------------------------------------------------------------------------------------------------------- outcomes
+
+
+def test_an_experiment_with_a_failure_is_incomplete(rig: Rig, aux: Auxiliaries, path: Path) -> None:
+    with pytest.raises(ExperimentError), aux.experiment(REF) as session:
+        rig.notify("failure", {"problem": "the lamp is dark"}, key="lamp")
+        until(lambda: session.failures)
+    (ours,) = sessions(path)
+    assert (ours["outcome"], ours["rigs"], ours["failures"]) == ("incomplete", {"cameras": "the lamp is dark"}, 1)
+    rig.close()
+    (theirs,) = sessions(path, "rig")
+    assert (theirs["outcome"], theirs["rigs"]) == ("incomplete", {"cameras": "the lamp is dark"})
+
+
+def test_a_failure_that_is_over_leaves_it_complete(rig: Rig, aux: Auxiliaries, path: Path) -> None:
+    for message, *args in (("EXPINIT", {"exp_ref": REF}), ("EXPSTART", REF)):
+        aux.request(message, *args)
+    rig.notify("failure", {"problem": "the lamp is dark"}, key="lamp")
+    rig.notify("recovered", {"problem": "it shines"}, key="lamp")
+    until(lambda: len(records(path, "Notice", "rig = 'cameras' AND data LIKE '%lamp%' AND run = 2")) == 2)
+    aux.request("EXPEND")
+    (ours,) = sessions(path)
+    assert (ours["outcome"], ours["failures"]) == ("complete", 1)
+
+
+def test_an_experiment_that_is_broken_off_is_interrupted(rig: Rig, aux: Auxiliaries, path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), aux.experiment(REF):
+        raise ZeroDivisionError
+    rig.close()
+    assert [found["outcome"] for found in (*sessions(path), *sessions(path, "rig"))] == ["interrupted"] * 2
+
+
+@pytest.mark.parametrize("message", ["EXPINIT", "EXPSTART"])
+def test_an_experiment_that_does_not_begin_has_failed(
+    serve: Callable[..., Any], connect: Callable[..., Any], path: Path, message: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no camera")
+
+    bad = serve("bad", {message: fail}, journal=path)
+    aux = connect(bad, serve("good"), journal=path)
+    with pytest.raises(ExperimentError), aux.experiment(REF):
+        pass
+    bad.close()
+    (ours,), (theirs,) = sessions(path), sessions(path, "rig")
+    assert (ours["outcome"], theirs["outcome"]) == ("failed", "failed")
+    assert "no camera" in ours["rigs"]["bad"]
+    assert ours["ended"]
+    assert theirs["ended"]
+
+
+def test_one_that_is_retried_and_ends_is_complete(
+    serve: Callable[..., Any], connect: Callable[..., Any], path: Path
+) -> None:
+    calls: list[None] = []
+
+    def end(*_: Any) -> None:
+        calls.append(None)
+        if len(calls) == 1:
+            raise OSError("still copying")
+
+    aux = connect(serve("cameras", {"EXPEND": end}), journal=path)
+    for message, *args in (("EXPINIT", {"exp_ref": REF}), ("EXPSTART", REF)):
+        aux.request(message, *args)
+    aux.push("EXPEND", wait=True)
+    (ours,) = sessions(path)
+    assert (ours["outcome"], ours["failures"]) == ("incomplete", 1)
+    assert "still copying" in ours["rigs"]["cameras"]
+    aux.request("EXPEND")
+    assert [(found["outcome"], found["rigs"]) for found in sessions(path)] == [("complete", {"cameras": "ok"})]
+
+
+def test_one_that_another_program_ends_is_one_session(rig: Rig, connect: Callable[..., Any], path: Path) -> None:
+    """As `rigsync push EXPINIT`, `push EXPSTART` and `push EXPEND` are programs of their own."""
+    for message, *args in (("EXPINIT", {"exp_ref": REF}), ("EXPSTART", REF), ("EXPEND",)):
+        aux = connect(rig, journal=path, leave_running=True)
+        until(lambda aux=aux, message=message: message != "EXPEND" or aux.view("cameras").exp_ref == REF)
+        aux.request(message, *args)
+        aux.close()
+    (ours,) = sessions(path)
+    assert (ours["outcome"], ours["rigs"], ours["bytes"]) == ("complete", {"cameras": "ok"}, 1024)
+    assert len({record["run"] for record in records(path, "PushCompleted", f"session = {ours['id']}")}) == 3
+
+
+def test_a_rehearsal_is_no_session(serve: Callable[..., Any], connect: Callable[..., Any], path: Path) -> None:
+    rig = Rig("cameras", "udp://127.0.0.1:0", journal=path)
+    rig.rehearsal(lambda *_: {})
+    with rig, Auxiliaries({"cameras": rig.uri}, journal=path) as aux:
+        aux.rehearse(seconds=0.1)
+        assert "EXPSTART" in pushed(path)
+    assert rows(path, "SELECT * FROM session") == []
+
+
+# ----------------------------------------------------------------------------------------------- where, and what of
+
+
+def test_the_file_of_rigs_says_where(rig: Rig, tmp_path: Path, path: Path) -> None:
+    file = tmp_path / "rigs.yaml"
+    file.write_text(f"rigs:\n  cameras: {rig.uri}\njournal: own.sqlite\n")
+    with Auxiliaries.from_file(file) as aux:
+        aux.request("EXPSTATUS")
+    (run,) = rows(tmp_path / "own.sqlite", "SELECT * FROM run")
+    about = json.loads(run["about"])
+    assert about["files"] == {str(file): file.read_text()}
+    assert about["rigs"] == {"cameras": rig.uri}
+    assert abs(about["clock"]["time"] - run["opened"]) < LONG
+    assert open_to_read(tmp_path / "own.sqlite").close() is None
+
+
+def test_it_is_on_for_a_file_and_off_for_a_mapping(
+    rig: Rig, tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIGSYNC_JOURNAL", str(tmp_path / "env.sqlite"))
+    file = tmp_path / "rigs.yaml"
+    for text, options, is_on in (
+        (f"cameras: {rig.uri}", {}, True),
+        (f"cameras: {rig.uri}", {"journal": False}, False),
+        (f"rigs:\n  cameras: {rig.uri}\njournal: off", {}, False),
+        (f"rigs:\n  cameras: {rig.uri}\njournal: off", {"journal": True}, True),
+    ):
+        file.write_text(text)
+        Auxiliaries.from_file(file, **options).close()
+        assert (tmp_path / "env.sqlite").exists() is is_on
+        (tmp_path / "env.sqlite").unlink(missing_ok=True)
+    Auxiliaries({"cameras": rig.uri}).close()
+    monkeypatch.setenv("RIGSYNC_JOURNAL", "off")
+    Auxiliaries({"cameras": rig.uri}, journal=tmp_path / "env.sqlite").close()
+    assert not (tmp_path / "env.sqlite").exists()
+
+
+def test_secrets_are_in_no_byte_of_it(serve: Callable[..., Any], tmp_path: Path, path: Path) -> None:
+    class Client:
+        base_url, user, _token, is_logged_in = "https://alyx.example", "me", {"token": "TOP-alyx"}, True
+
+    rig = serve("cameras", {"EXPINIT": lambda *_: {"api_key": "TOP-answer"}}, journal=path)
+    file = tmp_path / "rigs.yaml"
+    broker = "bridges:\n  mqtt:\n    broker: mqtt://me:TOP-url@broker.lab/room"
+    file.write_text(f"rigs:\n  cameras: {rig.uri}  # password: TOP-comment\n{broker}\n")
+    with Auxiliaries.from_file(file, journal=path) as aux:
+        aux.push("ALYX", Client(), wait=True)
+        aux.request(
+            "EXPINIT",
+            {"exp_ref": REF, "Password": "TOP-data", "from": "ftp://me:TOP-ftp@host/x", "tokens": ["TOP-list"]},
+        )
+        rig.notify("note", {"authorization": "TOP-notice"})
+        until(lambda: records(path, "Notice", "data LIKE '%note%' AND run = 2"))
+    rig.close()
+    for part in path.parent.glob("journal.sqlite*"):
+        assert b"TOP-" not in part.read_bytes(), part
+
+
+def test_the_commit_of_the_task_is_kept(rig: Rig, tmp_path: Path, path: Path) -> None:
+    task = tmp_path / "lab" / "task.py"
+    task.parent.mkdir()
+    task.write_text(
+        textwrap.dedent(
+            """
+            import sys, time
+            from rigsync import Auxiliaries
+            import sqlite3
+            with Auxiliaries({"cameras": sys.argv[1]}, journal=sys.argv[2]) as aux:
+                aux.push("EXPINIT", wait=True)
+                asked = "SELECT 1 FROM run WHERE about LIKE '%commit%'"
+                while not sqlite3.connect(sys.argv[2]).execute(asked).fetchone():
+                    time.sleep(0.01)
+            """
+        )
+    )
+    git = ["git", "-C", str(task.parent), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for step in (["init", "-q"], ["add", "."], ["commit", "-qm", "task"]):
+        subprocess.run([*git, *step], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    for is_dirty in (False, True):
+        command = [sys.executable, str(task), rig.uri, str(tmp_path / f"{is_dirty}.sqlite")]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, check=True, timeout=LONG, env=environment)
+        (run,) = rows(tmp_path / f"{is_dirty}.sqlite", "SELECT about FROM run")
+        told = json.loads(run["about"])["repository"]
+        assert told == {"folder": str(task.parent), "commit": commit, "dirty": is_dirty}
+        task.write_text(task.read_text() + "# changed\n")
+
+
+def test_progress_is_thinned_and_the_last_before_a_step_is_kept(rig: Rig, aux: Auxiliaries, path: Path) -> None:
+    for message, *args in (("EXPINIT", {"exp_ref": REF}), ("EXPSTART", REF)):
+        aux.request(message, *args)
+    seen: list[float] = []
+    aux.on("ProgressChanged", lambda event: seen.append(event.value))
+    for value in range(4):
+        rig.progress("frames", value)
+        until(lambda value=value: seen and seen[-1] == value)
+    aux.request("EXPEND")
+    found = [record["data"]["value"] for record in records(path, "ProgressChanged", "run = 2")]
+    assert found == [0, 3]
+
+
+def test_how_the_links_are_is_sampled(aux: Auxiliaries, path: Path) -> None:
+    found = until(lambda: records(path, "Sample"))[0]
+    assert found["rig"] == "cameras"
+    assert {*found["data"]} == {
+        *("link", "dialect", "status", "exp_ref", "owner", "round_trip", "loss", "clock", "failures", "version"),
+    }
+    assert found["data"]["clock"].keys() == {"offset", "bound", "drift", "delay"}
+
+
+def test_a_filter_keeps_nothing_from_the_journal(aux: Auxiliaries, path: Path) -> None:
+    aux.hub.filter(lambda _: True)
+    aux.request("EXPINIT", {"exp_ref": REF})
+    assert pushed(path) == ["EXPINIT"]
+
+
+def test_an_agent_is_recorded_as_its_file_says(tmp_path: Path, path: Path) -> None:
+    from rigsync.agent.agent import Agent
+    from rigsync.agent.file import read_agent_file
+
+    file = tmp_path / "left.yaml"
+    file.write_text(
+        "name: left\nlisten: udp://127.0.0.1:0\non:\n  EXPINIT: {run: [python3, --version]}\n"
+        "journal: {path: j.sqlite, keep: 2 weeks}\n"
+    )
+    agent = Agent(read_agent_file(file))
+    with agent, Auxiliaries({"left": agent.uri}) as aux:
+        aux.request("EXPINIT", {"exp_ref": REF})
+    (run,) = rows(tmp_path / "j.sqlite", "SELECT * FROM run")
+    assert (run["kind"], run["name"]) == ("rig", "left")
+    assert json.loads(run["about"])["files"] == {str(file): file.read_text()}
+    assert [found["ref"] for found in sessions(tmp_path / "j.sqlite", "rig")] == [REF]
+
+
+def test_a_program_that_does_not_close_loses_nothing(rig: Rig, path: Path) -> None:
+    program = """
+    import sys
+    from rigsync import Auxiliaries
+    aux = Auxiliaries({"cameras": sys.argv[1]}, journal=sys.argv[2])
+    aux.push("EXPSTATUS", wait=True)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", textwrap.dedent(program), rig.uri, str(path)]
+    subprocess.run(command, check=True, timeout=LONG, env=environment)
+    (run,) = rows(path, "SELECT * FROM run WHERE kind = 'coordinator'")
+    assert run["closed"]
+    assert "EXPSTATUS" in pushed(path)
