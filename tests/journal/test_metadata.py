@@ -211,6 +211,19 @@ def test_the_events_are_those_of_ndx_events(path: Path, filler: Filler, tmp_path
     assert (rows[1]["bound"], rows[-1]["annotation"]) == ("0.000200", "it is lost")
 
 
+def test_no_event_is_before_the_start(path: Path, filler: Filler, tmp_path: Path) -> None:
+    """When a rig began is known to some milliseconds only, and may be before the record of its message."""
+    run, session = a_session(filler)
+    starts = {"cameras": {"time": T0 - 0.25, "bound": 0.3, "is_estimate": True}}
+    filler.push(run, session, "EXPINIT", 1.0, "cameras", starts=starts)
+    filler.push(run, session, "EXPSTART", 2.0, "cameras", request_time=T0 + 2.0)
+    written(path, tmp_path)
+    assert [row["timestamp"] for row in table(tmp_path / EVENTS)] == ["0.000000", "2.250000"]
+    document = json.loads((tmp_path / SESSION).read_text(encoding="utf-8"))
+    assert datetime.fromisoformat(document["session_start_time"]).timestamp() == pytest.approx(T0 - 0.25)
+    assert datetime.fromisoformat(document["began"]).timestamp() == pytest.approx(T0)
+
+
 def test_the_session_and_where_it_comes_from(path: Path, filler: Filler, tmp_path: Path) -> None:
     a_session(filler)
     written(path, tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rigsync.core.events import (
@@ -76,6 +76,8 @@ class Gathered:
     """Rigs whose description is none."""
     files: list[File] = field(default_factory=list)
     events: list[Happened] = field(default_factory=list)
+    start: float = 0.0
+    """Unix time in seconds from which the events count: the session's, or what was a little before it."""
     left_out: int = 0
     """Records of rigs whose clock nobody knows: when they happened is not known either."""
 
@@ -95,8 +97,11 @@ def gather(journal: Journal, session: Session) -> Gathered:
     found.files = list(_files(records))
     placed = [record for record in records if record.bound is not None]
     found.left_out = len(records) - len(placed)
-    happened = _events(placed, session.began)
-    found.events = sorted(happened, key=lambda row: (row.timestamp, row.event_type, row.rig))
+    happened = list(_events(placed, session.began))
+    first = min([0.0, *(row.timestamp for row in happened)])  # a rig's start is known to some milliseconds only
+    found.start = session.began + first
+    counted = [replace(row, timestamp=row.timestamp - first) for row in happened]
+    found.events = sorted(counted, key=lambda row: (row.timestamp, row.event_type, row.rig))
     return found
 
 

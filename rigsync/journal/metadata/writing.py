@@ -122,7 +122,8 @@ def _document(session: Session, run: Run, found: Gathered, written: Written) -> 
         "date": date,
         "number": number,
         **{name: folder_names(session.ref).get(name) for name in (SESSION_PATH, BIDS)},
-        "session_start_time": _iso(session.began),
+        "began": _iso(session.began),
+        "session_start_time": _iso(found.start),
         "session_end_time": _iso(session.ended),
         "outcome": session.outcome,
         "rigs": session.rigs,
@@ -147,7 +148,7 @@ def _check_same(folder: Path, run: Run, session: Session) -> None:
     except (OSError, ValueError) as error:
         raise FileExistsError(f"{path} is there, and cannot be read ({error}); move it away") from error
     wanted = (session.ref, run.uuid, _iso(session.began))
-    keys = ("exp_ref", "run", "session_start_time")
+    keys = ("exp_ref", "run", "began")
     if not isinstance(present, dict) or tuple(present.get(key) for key in keys) != wanted:
         other = present.get("exp_ref") if isinstance(present, dict) else None
         text = f"{folder} has the metadata of another session, {other}: give each its folder, by {{session_path}}"
