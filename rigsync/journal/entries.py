@@ -15,14 +15,10 @@ from rigsync.core.events import (
     MessageReceived,
     Notice,
     NoticesDropped,
-    ProbeAnswered,
-    ProbeRefused,
     ProgressChanged,
     PushCompleted,
     PushDecided,
     RemoteComplaint,
-    RequestReceived,
-    RigSettled,
     StatusChanged,
     StoodStill,
     StreamUpdated,
@@ -32,12 +28,9 @@ from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
 from rigsync.core.notices import FAILURE
 from rigsync.core.queries import JOURNAL
 from rigsync.hub.documents import fields_as_json, fields_of, json_of, small
-from rigsync.hub.events import Tick
 from rigsync.journal.secrets import may_hold_secrets, without_secrets
 from rigsync.journal.sessions import reason_in
 
-LEFT_OUT: frozenset[type[Event]] = frozenset({ProbeAnswered, ProbeRefused, RequestReceived, RigSettled, Tick})
-"""Kinds that the journal does not keep: `Sample` and the other kinds tell what came of them."""
 THINNED: frozenset[type[Event]] = frozenset({ProgressChanged, StreamUpdated})
 """Kinds of which it keeps one each `THIN` seconds, and the last."""
 LARGEST = 256 << 10

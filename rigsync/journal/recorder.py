@@ -5,34 +5,42 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rigsync.config.journal import JournalSettings
 from rigsync.core.clock import StampClock
-from rigsync.core.events import Event, MessageReceived, Notice
+from rigsync.core.events import (
+    Event,
+    MessageReceived,
+    Notice,
+    ProbeAnswered,
+    ProbeRefused,
+    RequestReceived,
+    RigSettled,
+)
 from rigsync.errors import NotRunning
-from rigsync.journal.about import Repository, about_run, folder_of_task
-from rigsync.journal.drafts import RunRow
-from rigsync.journal.entries import LEFT_OUT
-from rigsync.journal.scribe import Scribe
-from rigsync.journal.sessions import CoordinatorSessions, RigSessions
+from rigsync.hub.events import Tick
 from rigsync.journal.writer import LONGEST_WAIT, MANY, MOST_BYTES, MOST_WAITING, Writer, attached
 from rigsync.runtime.conditions import Awaited
 from rigsync.runtime.disk_writer import WaitingRoom
 from rigsync.runtime.hub import Hub
-from rigsync.runtime.program import this_program
+
+if TYPE_CHECKING:
+    from rigsync.journal.scribe import Scribe
 
 logger = logging.getLogger("rigsync.journal")
 
 COORDINATOR, RIG = "coordinator", "rig"
 MOST_AGE = 1.0
 """Seconds that an event waits in its hub at most, as a rule. If it seems older, the system clock was set meanwhile."""
+_LEFT_OUT: frozenset[type[Event]] = frozenset({ProbeAnswered, ProbeRefused, RequestReceived, RigSettled, Tick})
+"""Kinds that the journal does not keep: a `Sample` and the other kinds tell what came of them."""
 _SIZED = frozenset({MessageReceived, Notice})
 """Kinds that know how many bytes they took on the network."""
 
@@ -57,12 +65,6 @@ class Subject:
     """Returns which experiment goes on at some rigs, as they say."""
 
 
-def _anchor(clock: StampClock | None) -> dict[str, float] | None:
-    """Return a moment by the wall clock that stamps follow, and by the monotonic one; both in seconds."""
-    now = time.monotonic()
-    return None if clock is None else {"time": clock.stamp(now) / 1e9, "mono": now}
-
-
 class _Opening:
     """One opening of a subject: what it tells waits in a room of its own."""
 
@@ -77,15 +79,9 @@ class _Opening:
         """There once all of it is in the file, or will not be any more."""
 
     def begin(self) -> Scribe:
-        subject = self._subject
-        files = [os.path.abspath(path) for path in subject.files]
-        about = about_run(files, {"clock": _anchor(subject.clock()), **subject.about()})
-        run = RunRow(self._uuid, subject.kind, subject.name, socket.gethostname(), this_program(), self._opened, about)
-        is_rig = subject.kind == RIG
-        sessions = RigSessions(run) if is_rig else CoordinatorSessions(run, subject.reference)
-        folder = os.path.dirname(files[0]) if files else None
-        where = (folder or folder_of_task()) if is_rig else (folder_of_task() or folder)
-        return Scribe(run, sessions, subject.samples, Repository(where) if where else None, time.monotonic())
+        # Loaded on the writer's thread: a program that has no journal does without.
+        scribe: Scribe = import_module("rigsync.journal.opening").scribe_of(self._subject, self._uuid, self._opened)
+        return scribe
 
     def tell(self, event: Event) -> None:
         with contextlib.suppress(NotRunning):
@@ -160,7 +156,7 @@ class Recorder:
     def _note(self, event: Event) -> None:
         opening = self._present
         kind = event.__class__
-        if opening is None or kind in LEFT_OUT:
+        if opening is None or kind in _LEFT_OUT:
             return
         # When it happened, not when this is told of it: by that a journal is merged with those of other computers.
         mono, age = time.monotonic(), time.time() - event._stamp[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _ROOM = "make room on that disk, or name a file on another"
-_DAMAGED = "it is no journal, or damaged; move it away, and rigsync begins a new one"
+_DAMAGED = "this is no journal, or it is damaged; move it away, and rigsync begins a new one"
 _REMEDIES = {
     "full": _ROOM,
     "no space": _ROOM,

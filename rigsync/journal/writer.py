@@ -19,14 +19,14 @@ from rigsync.core.backoff import Backoff
 from rigsync.core.events import Event, JournalFailed, JournalRecovered
 from rigsync.core.timing import Timing
 from rigsync.errors import JournalError
-from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
-from rigsync.journal.scribe import Scribe
 from rigsync.runtime.callbacks import guarded, report
 from rigsync.runtime.disk_writer import DiskWriter, WaitingRoom, at_ease
 from rigsync.runtime.exits import JOURNALS, at_exit
 
 if TYPE_CHECKING:
+    from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
     from rigsync.journal.file import JournalFile
+    from rigsync.journal.scribe import Scribe
 
 logger = logging.getLogger("rigsync.journal")
 

@@ -22,7 +22,7 @@ from rigsync import Rig
 from rigsync.core.timing import Timing
 from rigsync.hub.events import JournalFailed, JournalRecovered, define
 from rigsync.journal import file as journal_file
-from rigsync.journal import recorder, store, writer
+from rigsync.journal import recorder, scribe, store, writer
 
 from .recorded import pushed, records, rows, sessions
 
@@ -144,7 +144,7 @@ def test_a_file_that_is_replaced_in_the_middle_of_a_session(told: Told, connect:
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(b"no journal " * 1000, "it is no journal, or damaged"), (b"SQLite format 3\0" + b"\1" * 9000, "")],
+    [(b"no journal " * 1000, "this is no journal, or it is damaged"), (b"SQLite format 3\0" + b"\1" * 9000, "")],
 )
 def test_a_file_that_is_damaged(told: Told, path: Path, content: bytes, problem: str) -> None:
     told.rig.close()
@@ -311,14 +311,14 @@ def test_whatever_an_event_holds(told: Told) -> None:
 
 def test_what_cannot_be_recorded_costs_nothing_else(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake of the journal's own."""
-    before = writer.Scribe.take
+    before = scribe.Scribe.take
 
     def take(self: Any, event: Any, mono: float) -> Any:
         if isinstance(event, Marker) and event.payload == "bad":
             raise LookupError
         return before(self, event, mono)
 
-    monkeypatch.setattr(writer.Scribe, "take", take)
+    monkeypatch.setattr(scribe.Scribe, "take", take)
     told.tell("first", "bad", "last")
     until(lambda: told.kept == ["first", "last"])
     until(lambda: told.recovered)
