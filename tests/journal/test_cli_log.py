@@ -212,7 +212,7 @@ def test_another_file(ask: Log, file: Path, story: Filler, tmp_path: Path) -> No
     (tmp_path / "notes.txt").write_text("no database, but some text that is long enough to be read as one" * 10)
     outcome = ask("sessions", "--journal", "notes.txt")
     assert outcome.status == 1
-    assert "it is no journal, or damaged" in outcome.err
+    assert "file is not a database" in outcome.err
 
 
 def test_an_empty_journal(ask: Log, filler: Filler) -> None:

@@ -113,7 +113,7 @@ def test_pages_fit_into_a_datagram(theirs: Path, ours: Path, rig: Filler) -> Non
     noise = [os.urandom(300).hex() for _ in range(700)]
     rig.connection.execute("BEGIN")
     for number, text in enumerate(noise):
-        rig.record(1, 1, "Notice", {"topic": "log", "body": text}, number)
+        rig.record(1, 1, "Notice", {"topic": "log", "body": text}, 10 + number)
     rig.record(1, 1, "Notice", {"topic": "log", "body": os.urandom(100_000).hex()}, 800)
     rig.connection.execute("COMMIT")
     sizes = []

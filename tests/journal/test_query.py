@@ -342,7 +342,7 @@ def test_nothing_is_changed_by_asking(file: Path, story: Filler) -> None:
     [
         (None, "there is no such journal; it begins with the first session"),
         (b"", "there is no such journal; it begins with the first session"),
-        (b"not a database at all, but some text of sufficient length" * 20, "it is no journal, or damaged"),
+        (b"not a database at all, but some text of sufficient length" * 20, "file is not a database"),
     ],
 )
 def test_no_journal(file: Path, content: bytes | None, problem: str) -> None:
