@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -72,7 +73,11 @@ def asked(aux: Auxiliaries) -> list[dict[str, Any]]:
 
 
 def jobs(lab: Lab, name: str = "cameras") -> list[dict[str, Any]]:
-    return [json.loads(path.read_bytes()) for path in sorted((lab.folder / "finish" / name).glob("*.json"))]
+    found = []
+    for path in sorted((lab.folder / "finish" / name).glob("*.json")):
+        with contextlib.suppress(FileNotFoundError):  # it has just been done
+            found.append(json.loads(path.read_bytes()))
+    return found
 
 
 def test_it_is_done_after_the_cleanup_in_the_background(lab: Lab) -> None:
