@@ -205,6 +205,18 @@ def test_a_session_of_the_same_files_waits_for_it_or_is_refused(lab: Lab) -> Non
     init(aux)
 
 
+def test_a_session_of_the_same_files_ends_it_first_where_it_is_to_wait(lab: Lab) -> None:
+    lab.agent({"EXPSTART": recorder(lab), "EXPEND": STOP}, existing="overwrite", finish={"steps": [{"run": copy(lab)}]})
+    aux = lab.connect()
+    session(aux)
+    lab.logged("] begun")
+    init(aux)
+    assert [job["running"] for job in asked(aux)] == [False]
+    let_go(lab)
+    aux.request("EXPINTERRUPT", timeout=LONG)
+    done(lab, REFERENCE)
+
+
 def test_it_waits_for_a_recording_of_the_same_files(lab: Lab) -> None:
     how = {"steps": [{"run": copy(lab)}], "while_recording": "go on"}
     lab.agent({"EXPSTART": recorder(lab), "EXPEND": STOP}, existing="overwrite", finish=how)
