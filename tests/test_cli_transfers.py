@@ -253,7 +253,13 @@ def test_more_than_an_answer_holds_is_counted(lab: Lab, monkeypatch: pytest.Monk
 
 
 def test_a_rig_that_another_one_is_in_charge_of_answers_too(lab: Lab, connect: Callable[..., Any]) -> None:
+    lab.job(REFERENCE, *WAITS)
     agent = lab.serve()
-    connect(agent).request("EXPINIT", {"exp_ref": REFERENCE}, timeout=LONG)
+    connect(agent).request("EXPINIT", {"exp_ref": OTHER}, timeout=LONG)
     rigs(lab, left=agent.uri)
-    assert lab.show().out == "nothing is to be done\n"
+    until(lambda: states(lab.rows()) == ["waiting"])
+
+
+def test_a_rig_on_tcp_that_may_run_iblutil_is_named_and_not_asked(lab: Lab) -> None:
+    rigs(lab, left="tcp://127.0.0.1:9")
+    assert lab.show().err.startswith("left is not asked: it may run iblutil")

@@ -22,7 +22,7 @@ LONGEST_LINE = 5000
 """Characters that are shown of an answer. What an agent tells is shorter."""
 
 _IBLUTIL = "it runs iblutil, which has no commands"
-_UNKNOWN_ON_TCP = (
+UNKNOWN_ON_TCP = (
     "it may run iblutil, and a connection would take it from its task; if it runs rigsync, write so in its entry, "
     "dialect: rigsync"
 )
@@ -73,7 +73,7 @@ def _ask_all(rigs: Rigs, reference: str | None) -> dict[str, Found]:
     """Ask all rigs at the same time, but for those that a connection may take from their task."""
     names = [name for name, rig in rigs.rigs.items() if may_be_asked(rig)]
     found = {
-        name: Found("not asked", why=_UNKNOWN_ON_TCP if rig.dialect == "auto" else _IBLUTIL)
+        name: Found("not asked", why=UNKNOWN_ON_TCP if rig.dialect == "auto" else _IBLUTIL)
         for name, rig in rigs.rigs.items()
     }
     if names:

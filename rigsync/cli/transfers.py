@@ -14,6 +14,7 @@ from rigsync._text import close_match, one_line, printable, shortened, span_text
 from rigsync.agent.file import AgentFile, read_agent_file
 from rigsync.agent.finish_queue import ENDED, FAILED, FORGET, RECORDING, RETRY, WAITING, Job, Listing, Queue
 from rigsync.agent.in_use import InUse, PathTaken, take_queue
+from rigsync.cli.live import UNKNOWN_ON_TCP
 from rigsync.cli.logs import start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.outcomes import failure_in_words
@@ -194,6 +195,9 @@ def _unknown(wished: str, jobs: Iterable[Job]) -> str:
 def _show_asked(rigs_file: str | None, as_json: bool) -> int:
     rigs = rigs_of_file(rigs_file)
     names = [name for name, rig in rigs.rigs.items() if may_be_asked(rig)]
+    for name, rig in rigs.rigs.items():
+        if rig.dialect == "auto" and name not in names:
+            click.echo(f"{printable(name)} is not asked: {UNKNOWN_ON_TCP}", err=True)
     rows: list[dict[str, Any]] = []
     problems: dict[str, str] = {}
     if names:
