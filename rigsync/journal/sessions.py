@@ -17,7 +17,7 @@ from rigsync.core.events import (
     PushCompleted,
     StatusChanged,
 )
-from rigsync.core.health import problem_of
+from rigsync.core.health import LONGEST, MOST, problem_of
 from rigsync.core.lifecycle import (
     LIFECYCLE_MESSAGES,
     canonical_reference,
@@ -53,7 +53,7 @@ class _Course:
         """Whether a rig has refused to begin."""
 
     def trouble_of(self, rig: str) -> str | None:
-        return "; ".join(self.troubles.get(rig, {}).values()) or None
+        return "; ".join(self.troubles.get(rig, {}).values())[:LONGEST] or None
 
 
 class CoordinatorSessions:
@@ -214,7 +214,7 @@ class CoordinatorSessions:
             troubles.pop("link", None)
         elif isinstance(event, Notice):
             key = f"failure {event.key}"
-            if event.topic == FAILURE:
+            if event.topic == FAILURE and len(troubles) < MOST:
                 troubles[key] = problem_of(event.body)
             elif event.topic == RECOVERED:
                 troubles.pop(key, None)
@@ -252,7 +252,7 @@ class RigSessions:
             self._change(event, time)
         elif isinstance(event, Notice) and event.topic in (FAILURE, RECOVERED):
             self._troubles.pop(event.key or "", None)
-            if event.topic == FAILURE:
+            if event.topic == FAILURE and len(self._troubles) < MOST:
                 self._troubles[event.key or ""] = problem_of(event.body)
         row = self._row
         if isinstance(event, MessageHandled) and row and event.event in LIFECYCLE_MESSAGES:
@@ -293,7 +293,7 @@ class RigSessions:
             self.changed[row] = None
         elif row:
             if row.ended is None:
-                trouble = event.reason or "; ".join(self._troubles.values())
+                trouble = event.reason or "; ".join(self._troubles.values())[:LONGEST]
                 is_whole = self._was_running and event.reason is None
                 outcome = (INCOMPLETE if trouble else COMPLETE) if is_whole else INTERRUPTED
                 row.outcome = FAILED if self._has_failed and not self._was_running else outcome

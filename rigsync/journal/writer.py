@@ -32,7 +32,7 @@ logger = logging.getLogger("rigsync.journal")
 
 MOST_WAITING, MOST_BYTES = 100_000, 64 << 20
 """Events that wait for the disk, and bytes of those that came over the network. Later ones are lost, and counted."""
-GATHER, MANY = 0.1, 500
+GATHER, MANY = 0.07, 500
 """Seconds for which events are gathered before they are written, and how many of one room end that. They are safe
 0.2 s after they happened."""
 BATCH = 2_000
