@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from rigsync._text import duration_text, error_text, one_line, size_text
@@ -61,11 +61,17 @@ class CoordinatorWatch:
     """What happens to the rigs of a program while it commands an experiment on them, and not a rehearsal.
 
     So of several programs that see the same rigs only the one in charge tells.
+
+    Parameters
+    ----------
+    elsewhere : callable
+        Returns which experiment goes on at some rigs, as they say, where another program has begun it.
     """
 
     kinds = (PushBegun, PushCompleted, LinkLost, Notice)
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: Callable[[Iterable[str]], str | None] = lambda _: None) -> None:
+        self._elsewhere = elsewhere
         self._mine: dict[str, str | None] = {}
         """The reference of each rig, from EXPINIT to EXPCLEANUP."""
         self._rehearsing: set[str] = set()
@@ -118,7 +124,7 @@ class CoordinatorWatch:
         for rig, error in failures.items():
             if not isinstance(error, _CALLED_OFF):
                 text = f"{event.event.name}: {_line(error.problem)}"
-                yield Happening(FAILURE, (rig,), text, self._mine.get(rig))
+                yield Happening(FAILURE, (rig,), text, self._reference([rig]))
         if event.event is _INIT:
             for rig in event.failures:
                 self._forget(rig)
@@ -157,8 +163,8 @@ class CoordinatorWatch:
         self._running.discard(rig)
         self._rehearsing.discard(rig)
 
-    def _reference(self, rigs: Iterable[str]) -> str | None:
-        return next((ref for rig in rigs if (ref := self._mine.get(rig))), None)
+    def _reference(self, rigs: Collection[str]) -> str | None:
+        return next((ref for rig in rigs if (ref := self._mine.get(rig))), None) or self._elsewhere(rigs)
 
 
 class _Session:

@@ -30,14 +30,11 @@ def recorder_of(hub: Hub, rigs: Rigs, journal: Journal, services: Callable[[], R
     def samples() -> dict[str, dict[str, Any]]:
         return {rig: sample_of(view) for rig, view in services().views().items()}
 
-    def reference(names: Iterable[str]) -> str | None:
-        known = services().views()
-        going = [view for rig in names if (view := known.get(rig)) and view.status is not ExpStatus.CONNECTED]
-        counted = Counter(view.exp_ref for view in going if view.exp_ref is not None)
-        return counted.most_common(1)[0][0] if counted else None
-
     def about() -> dict[str, Any]:
         return {"rigs": {name: str(rig.address) for name, rig in rigs.rigs.items()}}
+
+    def reference(names: Iterable[str]) -> str | None:
+        return reference_at(services(), names)
 
     files = [] if rigs.source is None else [rigs.source]
     recorder = Recorder(
@@ -46,6 +43,14 @@ def recorder_of(hub: Hub, rigs: Rigs, journal: Journal, services: Callable[[], R
     hub.rule(CoordinatorOpened, lambda _: recorder.begin())
     hub.rule(CoordinatorClosed, lambda _: recorder.end(), last=True)
     return recorder
+
+
+def reference_at(services: RigServices, names: Iterable[str]) -> str | None:
+    """Return which experiment goes on at some rigs, as they say; None for none."""
+    known = services.views()
+    going = [view for rig in names if (view := known.get(rig)) and view.status is not ExpStatus.CONNECTED]
+    counted = Counter(view.exp_ref for view in going if view.exp_ref is not None)
+    return counted.most_common(1)[0][0] if counted else None
 
 
 def reports_of(hub: Hub, rigs: Rigs, recorder: Recorder | None) -> SessionReports | None:

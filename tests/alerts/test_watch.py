@@ -100,6 +100,16 @@ def test_a_session_that_ends_badly() -> None:
     ]
 
 
+def test_an_experiment_that_another_program_has_begun_has_its_reference() -> None:
+    """As at `rigsync stop`, which has sent no EXPINIT."""
+    watch = CoordinatorWatch(lambda rigs: REFERENCE if "left" in rigs else None)
+    failed = completed(END, ["right"], {"left": RemoteError("left", "EndedBadly", "nothing was recorded", "")})
+    found = [*watch.take(failed, 0.0), *watch.take(begun(INTERRUPT), 1.0)]
+    assert [(each.on, each.exp_ref) for each in found] == [
+        (on, REFERENCE) for on in ("failure", "session end", "interrupted")
+    ]
+
+
 def test_an_interrupt_has_its_reason() -> None:
     interrupt = begun(INTERRUPT, {"error": "KeyboardInterrupt", "message": "", "traceback": "..."})
     assert told(*BEGINNING, interrupt, completed(INTERRUPT)) == [
