@@ -21,6 +21,7 @@ WINDOW = 120.0
 """Seconds for which a record waits for the other side's: as long as an order takes as a rule."""
 LONGEST = 200
 """Characters of a failure that are compared: what a rig tells is cut on its way."""
+_STREAMS = ("StreamAdded", "StreamRemoved")
 
 
 @dataclass(slots=True)
@@ -107,7 +108,7 @@ def _is_double(record: Record, recent: _Recent) -> bool:
         if data.get("topic") == "status" and isinstance(body, dict) and not body.get("reason"):
             return True  # the rig's own StatusChanged says it
         return recent.has(record, _notice(data), once=True)
-    return False
+    return record.kind in _STREAMS and recent.has(record, _stream(record), once=True)
 
 
 def _note(record: Record, recent: _Recent) -> None:
@@ -117,6 +118,8 @@ def _note(record: Record, recent: _Recent) -> None:
         body = data.get("body")
         if data.get("topic") == "status" and isinstance(body, dict):
             recent.add(record.rig, _Told(record.time, record.time, ("status", body.get("status"), body.get("reason"))))
+    elif record.kind in _STREAMS and record.rig is not None:
+        recent.add(record.rig, _Told(record.time, record.time, _stream(record)))
     elif record.kind == "PushCompleted":
         event, request_time = str(data.get("event")), data.get("request_time")
         # Not the request time itself, if the clock was set since.
@@ -139,6 +142,10 @@ def _status_in(answer: Any) -> str | None:
 
 def _notice(data: dict[str, Any]) -> tuple[Any, ...]:
     return "notice", data.get("topic"), data.get("key"), json.dumps(data.get("body"), sort_keys=True)
+
+
+def _stream(record: Record) -> tuple[Any, ...]:
+    return record.kind, json.dumps(record.data, sort_keys=True)
 
 
 def _items(found: Any) -> Iterable[tuple[str, Any]]:

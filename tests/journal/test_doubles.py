@@ -29,7 +29,7 @@ class Both:
         self.filler.record(self.run, self.session, "Notice", _notice(**body), at, rig="cameras")
 
     def told(self, kind: str, at: float, **data: Any) -> None:
-        self.filler.record(self.rig, self.theirs, kind, data, at)
+        self.filler.record(self.rig, self.theirs, kind, data, at, rig="cameras")
 
     def notified(self, at: float, **body: Any) -> None:
         self.filler.record(self.rig, self.theirs, "Notice", _notice(**body), at, rig="cameras")
@@ -97,6 +97,14 @@ def test_notices_that_were_heard_are_told_once_each(file: Path, both: Both) -> N
         both.heard(at, text="lick")
     both.notified(3, text="another")
     assert shown(file) == [("Notice", TASK), ("Notice", TASK), ("Notice", RIG), ("Notice", RIG)]
+
+
+def test_a_stream_is_told_once(file: Path, both: Both) -> None:
+    for at, kind in enumerate(("StreamAdded", "StreamRemoved"), 1):
+        both.told(kind, at, id="ffmpeg", info={"pid": 5})
+        both.filler.record(both.run, both.session, kind, {"id": "ffmpeg", "info": {"pid": 5}}, at + 0.1, rig="cameras")
+    both.told("StreamAdded", 5, id="ffmpeg", info={"pid": 6})
+    assert shown(file) == [("StreamAdded", TASK), ("StreamRemoved", TASK), ("StreamAdded", RIG)]
 
 
 def test_a_notice_that_was_heard_minutes_later_is_told_by_both(file: Path, both: Both) -> None:
