@@ -161,7 +161,8 @@ class Writer:
     def _give_up(self) -> None:
         """Write no more: all that it wrote for has ended, and the last attempt has failed."""
         lost = len(self._records) + sum(len(source.room) for source in self._sources)
-        logger.error("journal %s: some %s events are lost, since it could not be written", self.path, f"{lost:,}")
+        if lost:
+            logger.error("journal %s: some %s events are lost, since it could not be written", self.path, f"{lost:,}")
         self._records, self._sessions, self._known = [], {}, {}
         for source, scribe in self._sources.items():
             if scribe:

@@ -169,7 +169,7 @@ def test_a_file_that_is_damaged_inside(told: Told, path: Path) -> None:
         told.check("damaged")
 
 
-def test_the_database_of_another_program(told: Told, path: Path) -> None:
+def test_the_database_of_another_program(told: Told, path: Path, caplog: pytest.LogCaptureFixture) -> None:
     told.rig.close()
     for part in path.parent.glob("journal.sqlite*"):
         part.unlink()
@@ -178,6 +178,8 @@ def test_the_database_of_another_program(told: Told, path: Path) -> None:
     before = path.read_bytes()
     with told.rig:
         told.check("this is a database of another program; name another file")
+    until(lambda: "are lost" in caplog.text)
+    assert "some 0 events" not in caplog.text
     assert path.read_bytes() == before
 
 
