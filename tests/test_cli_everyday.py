@@ -165,6 +165,7 @@ def test_as_json(desk: Desk) -> None:
 def test_a_reference_of_another_form_is_refused_unless_it_is_meant(desk: Desk) -> None:
     rig = desk.rig("cameras")
     assert "if it is meant, add --any-ref" in desk.run("start", "mouse1", status=2).err
+    assert "the reference is empty" in desk.run("start", "", "--any-ref", status=2).err
     assert "leave exp_ref out of init" in desk.run("start", REFERENCE, "--init", '{"exp_ref": "x"}', status=2).err
     assert desk.told["cameras"] == []
     desk.run("start", "mouse1", "--any-ref")
@@ -276,7 +277,9 @@ def test_a_rig_that_has_ended_by_itself_is_told_and_cleaned_up(desk: Desk) -> No
     desk.run("start", REFERENCE)
     cameras.interrupt("the recorder has died")
     until(lambda: cameras.status is ExpStatus.STOPPED)
-    rows = rows_of(desk.run("stop", status=1).out)
+    outcome = desk.run("stop", status=1)
+    assert not [line for line in outcome.out.splitlines() if line.rstrip() == "EXPCLEANUP"]
+    rows = rows_of(outcome.out)
     assert rows["cameras"][0] == "failed"
     assert "the recorder has died" in rows["cameras"][1]
     assert cameras.status is ExpStatus.CONNECTED

@@ -118,6 +118,9 @@ def test_a_reference_of_another_form_is_refused_unless_it_is_meant(bench: Bench)
         "Error: the reference 'mouse1' has not the form yyyy-mm-dd_n_subject"
     )
     assert outcome.err.endswith("if it is meant, add --any-ref\n")
+    with bench.start("--any-ref", *python("print('runs')"), ref="") as command:
+        outcome = command.outcome()
+    assert (outcome.status, "the reference is empty" in outcome.err) == (2, True)
     with bench.start("--any-ref", *python("print('runs')"), ref="mouse1") as command:
         outcome = command.outcome()
     assert (outcome.status, outcome.out) == (0, "runs\n")

@@ -42,7 +42,8 @@ class PlainView(View):
     def settled(self, result: rigsync.PushResult, seconds: dict[str, float]) -> None:
         told = [rig for rig in self._rigs if rig in result.failed or rig in result]
         outcomes = (f"{rig} {'failed' if rig in result.failed else _milliseconds(seconds.get(rig))}" for rig in told)
-        write_line(f"{result.message:{self._width}}  {'  '.join(outcomes)}")
+        if told:  # a push to no rigs is over at once: after a stop, all may be cleaned up already
+            write_line(f"{result.message:{self._width}}  {'  '.join(outcomes)}")
 
     def pause(self, seconds: float) -> None:
         write_line(f"recording for {seconds:g} s")

@@ -69,6 +69,8 @@ def command(
     rigsync start 2026-01-31_1_mouse --delay 0.5 --init '{"box": 4}'
     rigsync stop
     """  # noqa: D301 - click's mark for lines that it must not rewrap
+    if not ref.strip():  # as of a variable of the shell that is not set
+        raise click.UsageError("the reference is empty; name the session, as in 2026-11-20_1_mouse")
     if not any_ref and (doubt := doubt_of_reference(ref)):
         raise click.UsageError(f"{doubt}; if it is meant, add --any-ref")
     begin, data = data_of(init, start)
