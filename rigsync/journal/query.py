@@ -303,4 +303,8 @@ class Journal(Reader):
 
 
 def _seconds(moment: Moment | None) -> float | None:
-    return moment.timestamp() if isinstance(moment, datetime) else moment
+    if isinstance(moment, datetime):
+        return moment.timestamp()
+    if isinstance(moment, str):  # SQLite takes any text for later than all numbers, so that nothing would be found
+        raise TypeError(f"{moment!r} is text; give Unix time in seconds, or a datetime")
+    return moment

@@ -130,6 +130,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         There is none, or it is none, or one of a newer version; says what to do.
     """
     try:
+        if path.is_dir():
+            raise JournalError(path, "this is a folder; name a file in it")
         path.stat()
         return _reader(path, "mode=ro")
     except FileNotFoundError:

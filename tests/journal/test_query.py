@@ -60,6 +60,9 @@ def test_sessions_by_reference_subject_time_and_outcome(file: Path, filler: Fill
             "day1_1_b",
             "day2_1_a",
         ]
+        for ask in (journal.sessions, journal.events):
+            with pytest.raises(TypeError, match="'yesterday' is text; give Unix time in seconds, or a datetime"):
+                list(ask(since="yesterday"))  # type: ignore[operator]
         (session,) = journal.sessions("day1_1_b")
         assert session == journal.session("day1_1_b")
         assert (session.host, session.rigs, session.files, session.bytes) == ("task-pc", {"cameras": "ok"}, 1, 1000)
@@ -367,7 +370,7 @@ def test_a_newer_version(file: Path, filler: Filler) -> None:
 
 
 def test_a_folder_in_place_of_a_journal(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="it cannot be opened"):
+    with pytest.raises(JournalError, match="this is a folder; name a file in it"):
         Journal(tmp_path)
 
 
