@@ -71,12 +71,21 @@ def iso(time: float) -> str:
 def session_line(session: Session, state: str) -> str:
     """Return what became of a session, in a line."""
     ended = "" if session.ended is None else f", {span_text(session.ended - session.began)}"
-    failed = {rig: told for rig, told in session.rigs.items() if told != "ok"}
-    rigs = [f"{rig}: {told}" for rig, told in failed.items()]
-    well = [rig for rig in session.rigs if rig not in failed]
+    failed = failures_of(session)
+    rigs = [f"{', '.join(names)}: {told}" for told, names in failed.items()]
+    well = [rig for rig, told in session.rigs.items() if told == "ok"]
     rigs += [f"ok: {', '.join(well)}"] if well else []
     what = f"{session.ref}, began {local(session.began):%Y-%m-%d %H:%M:%S}{ended}, on {session.host}: {state}"
     return f"{what} ({'; '.join(rigs)})" if rigs else what
+
+
+def failures_of(session: Session) -> dict[str, list[str]]:
+    """Return what has failed, and at which rigs: what a switch or a wrong reference does to all is told once."""
+    failed: dict[str, list[str]] = {}
+    for rig, told in session.rigs.items():
+        if told != "ok":
+            failed.setdefault(told, []).append(rig)
+    return failed
 
 
 def cut(text: str) -> str:

@@ -18,7 +18,7 @@ from rigsync.cli.asked import (
     until_option,
     write_csv,
 )
-from rigsync.cli.happened import iso, local
+from rigsync.cli.happened import cut, failures_of, iso, local
 from rigsync.cli.options import json_option, verbose_option
 from rigsync.cli.output import write_json
 from rigsync.cli.tables import print_table
@@ -51,7 +51,7 @@ def command(
 ) -> int:
     """List the sessions: reference, when, how long, PC of the task, outcome, rigs, and what they have recorded.
 
-    Files and their sizes are those that the rigs told at EXPEND. A session without an end is one whose program was
+    Files and their sizes are those that the rigs told at the end. A session without an end is one whose program was
     killed, or goes on.
     """
     check_forms(as_json, as_csv)
@@ -84,7 +84,7 @@ def _row(session: Session, state: str) -> list[str]:
 
 
 def _rigs(session: Session) -> str:
-    failed = [f"{rig} ({told})" for rig, told in session.rigs.items() if told != "ok"]
+    failed = [f"{', '.join(names)} ({cut(told)})" for told, names in failures_of(session).items()]
     if len(session.rigs) <= MOST_RIGS:
         return ", ".join([*(rig for rig, told in session.rigs.items() if told == "ok"), *failed])
     return ", ".join([f"{len(session.rigs)} rigs", *failed])

@@ -209,6 +209,7 @@ def test_no_journal(ask: Log, file: Path) -> None:
 
 def test_another_file(ask: Log, file: Path, story: Filler, tmp_path: Path) -> None:
     assert ask("log", "--journal", str(file), RIGSYNC_JOURNAL="off").out == ask("log").out
+    assert "this is a folder; name a file in it" in ask("log", "--journal", str(tmp_path)).err
     (tmp_path / "notes.txt").write_text("no database, but some text that is long enough to be read as one" * 10)
     outcome = ask("sessions", "--journal", "notes.txt")
     assert outcome.status == 1
@@ -248,6 +249,14 @@ def test_sessions_in_other_forms(ask: Log, story: Filler) -> None:
 def test_many_rigs_are_counted(ask: Log, filler: Filler) -> None:
     filler.session(filler.run(), rigs={**{f"rig {number}": "ok" for number in range(8)}, "last": "lost"})
     assert "  9 rigs, last (lost)  " in ask("sessions").out
+
+
+def test_what_has_failed_at_several_rigs_is_told_once_and_cut_in_a_table(ask: Log, filler: Filler) -> None:
+    refused = "StateError: " + 20 * "EXPINIT refused; "
+    filler.session(filler.run(), rigs={"left": refused, "right": refused, "ephys": "ok", "nidaq": "lost"})
+    row = lines(ask("sessions"))[1]
+    assert f"  ephys, left, right ({refused[:117]}...), nidaq (lost)  " in row
+    assert f"(left, right: {refused}; nidaq: lost; ok: ephys)" in ask("log").out
 
 
 @pytest.mark.parametrize(
