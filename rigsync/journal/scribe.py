@@ -12,7 +12,7 @@ from rigsync.hub.events import AlertFailed
 from rigsync.journal.about import LOOK, Repository
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, is_kept, storable
-from rigsync.journal.sessions import CoordinatorSessions, RigSessions
+from rigsync.journal.sessions import CoordinatorSessions, RigSessions, named_by
 
 THIN, THIN_LATER, THINNER = 5.0, 60.0, 0.1
 """Seconds between two records of the progress of one item: at first, and at most; between these, that share of the time
@@ -81,7 +81,8 @@ class Scribe:
         is_step = isinstance(event, PushCompleted) and event.event in LIFECYCLE_MESSAGES
         if self._held and (is_step or isinstance(event, (StatusChanged, CoordinatorClosed))):
             yield from self._release()
-        session = self._sessions.take(event, stamp[2])
+        reference = named_by(event)
+        session = self._sessions.named(reference) if reference else self._sessions.take(event, stamp[2])
         if is_kept(event):
             has_failed = is_failure(event)
             if has_failed and not isinstance(event, AlertFailed):  # of which no recording is the worse

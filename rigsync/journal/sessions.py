@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -29,6 +30,8 @@ from rigsync.core.lifecycle import (
 from rigsync.core.messages import Verb
 from rigsync.core.notices import FAILURE, RECOVERED
 from rigsync.core.recorded import totals_of
+from rigsync.errors import RemoteError, RigError
+from rigsync.hub.events import AlertEvent
 from rigsync.journal.drafts import RunRow, SessionRow
 
 COMPLETE, INCOMPLETE, INTERRUPTED, FAILED = "complete", "incomplete", "interrupted", "failed"
@@ -36,6 +39,8 @@ COMPLETE, INCOMPLETE, INTERRUPTED, FAILED = "complete", "incomplete", "interrupt
 OK = "ok"
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
+REMEMBERED = 16
+"""Sessions whose alerts still find them when they are over: an alert is tried for minutes."""
 
 
 class _Course:
@@ -56,7 +61,26 @@ class _Course:
         return "; ".join(self.troubles.get(rig, {}).values())[:LONGEST] or None
 
 
-class CoordinatorSessions:
+class _Sessions:
+    """What the sessions of a coordinator and those of a rig have in common."""
+
+    def __init__(self) -> None:
+        self.changed: dict[SessionRow, None] = {}
+        self._latest: deque[SessionRow] = deque(maxlen=REMEMBERED)
+
+    def named(self, reference: str) -> SessionRow | None:
+        """Return the last session of a reference, which may be over; None where it is none of the latest."""
+        key = canonical_reference(reference)
+        return next((row for row in reversed(self._latest) if row.ref == key), None)
+
+    def fail(self, row: SessionRow | None) -> None:
+        """Count a failure of a session."""
+        if row:
+            row.failures += 1
+            self.changed[row] = None
+
+
+class CoordinatorSessions(_Sessions):
     """The sessions of a coordinator: of the experiments that it begins, joins or ends.
 
     Parameters
@@ -68,12 +92,12 @@ class CoordinatorSessions:
     """
 
     def __init__(self, run: RunRow, reference: Callable[[Iterable[str]], str | None]):
+        super().__init__()
         self._run, self._reference = run, reference
         self._going: dict[str, _Course] = {}
         """By reference in its canonical form."""
         self._pushes: dict[float, _Course | None] = {}
         self._rehearsing: set[str] = set()
-        self.changed: dict[SessionRow, None] = {}
 
     @property
     def goes_on(self) -> bool:
@@ -102,12 +126,6 @@ class CoordinatorSessions:
         """Return the session of a rig."""
         course = self._of([rig])
         return course.row if course else None
-
-    def fail(self, row: SessionRow | None) -> None:
-        """Count a failure of a session."""
-        if row:
-            row.failures += 1
-            self.changed[row] = None
 
     def _of(self, rigs: Iterable[str] | None) -> _Course | None:
         """Return the newest session with one of these rigs, or of any."""
@@ -150,6 +168,7 @@ class CoordinatorSessions:
         parts = reference_parts(reference)
         row = SessionRow(self._run, key, parts[2] if parts else None, time, adopts=adopts)
         course = self._going[key] = _Course(row, rigs)
+        self._latest.append(row)
         self.changed[row] = None
         return course
 
@@ -173,6 +192,8 @@ class CoordinatorSessions:
             if message is START:
                 course.begun.update(event.answers)
                 row.rigs.update(dict.fromkeys(event.answers, OK))
+            elif event.failures.keys() >= course.rigs.keys() and all(map(_is_refusal, event.failures.values())):
+                self._conclude(course, FAILED, time)  # nobody is told of an end who has not begun
         elif message in (END, INTERRUPT):
             self._end(course, event, failures, time)
         else:
@@ -183,6 +204,7 @@ class CoordinatorSessions:
 
     def _end(self, course: _Course, event: PushCompleted, failures: Mapping[str, str], time: float) -> None:
         row, was_over = course.row, course.row.ended is not None
+        self._note_recorded(course, event)
         if was_over and event.event is INTERRUPT:
             return
         course.over.update(event.answers, failures)
@@ -191,15 +213,18 @@ class CoordinatorSessions:
             unsure = information.get("unconfirmed")
             told = OK if event.event is END or rig not in course.rigs else row.rigs.get(rig, OK)
             row.rigs[rig] = course.trouble_of(rig) or (unsure if isinstance(unsure, str) else told)
-            if event.event is END:
-                course.recorded[rig] = recorded_in(information)
         row.rigs.update(failures)
-        row.files = sum(files for files, _ in course.recorded.values())
-        row.bytes = sum(size for _, size in course.recorded.values())
         if course.over >= course.rigs.keys():
             is_complete = all(row.rigs.get(rig) == OK for rig in course.rigs)
             ended = COMPLETE if is_complete else INCOMPLETE
             self._conclude(course, INTERRUPTED if event.event is INTERRUPT else ended, time)
+
+    def _note_recorded(self, course: _Course, event: PushCompleted) -> None:
+        for rig, answer in event.answers.items():
+            if event.event is END or rig not in course.recorded:  # what was broken off is data, too
+                course.recorded[rig] = recorded_in(answer[-1] if answer and isinstance(answer[-1], dict) else {})
+        course.row.files = sum(files for files, _ in course.recorded.values())
+        course.row.bytes = sum(size for _, size in course.recorded.values())
 
     def _conclude(self, course: _Course, outcome: str, time: float) -> None:
         if outcome == INTERRUPTED and course.has_failed and not course.begun >= course.rigs.keys():
@@ -222,10 +247,16 @@ class CoordinatorSessions:
                 troubles["status"] = reason
 
 
-class RigSessions:
+def _is_refusal(error: RigError) -> bool:
+    """Whether a rig has said that it does not begin; one that is silent may have begun, and is interrupted."""
+    return isinstance(error, RemoteError)
+
+
+class RigSessions(_Sessions):
     """The sessions of a rig, by its status."""
 
     def __init__(self, run: RunRow):
+        super().__init__()
         self._run = run
         self._row: SessionRow | None = None
         self._troubles: dict[str, str] = {}
@@ -235,7 +266,6 @@ class RigSessions:
         self._has_failed = self._is_settling = self._is_left = False
         """Whether a message that begins has failed; whether the message that has ended the session, and the one that
         cleans up after it, is yet to be told."""
-        self.changed: dict[SessionRow, None] = {}
 
     @property
     def goes_on(self) -> bool:
@@ -263,16 +293,11 @@ class RigSessions:
         """Return the session of the rig."""
         return self._row
 
-    def fail(self, row: SessionRow | None) -> None:
-        """Count a failure of a session."""
-        if row:
-            row.failures += 1
-            self.changed[row] = None
-
     def _begin(self, reference: str, time: float) -> SessionRow:
         key = canonical_reference(reference)
         parts = reference_parts(reference)
         row = self._row = SessionRow(self._run, key, parts[2] if parts else None, time)
+        self._latest.append(row)
         self._troubles = {}
         self._is_begun = self._was_running = self._has_failed = self._is_settling = self._is_left = False
         self.changed[row] = None
@@ -325,6 +350,16 @@ def recorded_in(information: Mapping[str, Any]) -> tuple[int, int]:
     """Return the number and the bytes of the files that a rig says it has recorded."""
     totals = totals_of(information.get("recorded"))
     return (totals.files, totals.bytes) if totals else (0, 0)
+
+
+def named_by(event: Event) -> str | None:
+    """Return the reference that an event is about which comes at any time: an alert, or the end of a copy."""
+    if isinstance(event, AlertEvent):
+        return event.exp_ref
+    if isinstance(event, Notice) and event.topic in (FAILURE, RECOVERED) and isinstance(event.body, dict):
+        reference = event.body.get("exp_ref")
+        return reference if isinstance(reference, str) else None
+    return None
 
 
 def reason_in(body: Any) -> str | None:

@@ -19,8 +19,17 @@ from processes import LONG, until
 from rigsync import Auxiliaries, ConfigError, JournalError, Rig, load_rigs
 from rigsync.config.journal import JournalSettings, chosen_journal, user_journal_file
 from rigsync.core.enums import ExpMessage, ExpStatus
-from rigsync.core.events import MessageHandled, ProgressChanged, PushBegun, PushCompleted, StatusChanged, put_stamp
-from rigsync.errors import RigError
+from rigsync.core.events import (
+    MessageHandled,
+    Notice,
+    ProgressChanged,
+    PushBegun,
+    PushCompleted,
+    StatusChanged,
+    put_stamp,
+)
+from rigsync.errors import RemoteError, RigError, RigTimeout
+from rigsync.hub.events import AlertFailed, AlertSent
 from rigsync.journal import store
 from rigsync.journal.about import Repository
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
@@ -342,6 +351,76 @@ def test_two_experiments_at_once_on_other_rigs(lab: Lab) -> None:
     assert (second.outcome, lab.sessions.goes_on) == ("interrupted", False)
     lab.push("EXPCLEANUP")
     assert lab.push("EXPSTATUS", 0) is None
+
+
+def test_what_was_broken_off_was_recorded_too(lab: Lab) -> None:
+    recorded = {"recorded": {"seconds": 3.0, "files": [{"path": "/a", "bytes": 7}]}}
+    row = lab.push("EXPINIT", {"exp_ref": REF})
+    lab.push("EXPSTART", REF)
+    lab.push("EXPEND", failed="b", answer=recorded)
+    lab.push("EXPINTERRUPT", rigs="a")  # which has nothing more to tell
+    lab.push("EXPINTERRUPT", rigs="b", answer=recorded)
+    assert (row.outcome, row.files, row.bytes) == ("incomplete", 2, 14)
+
+
+def test_a_session_that_no_rig_begins_has_failed(lab: Lab) -> None:
+    """As one that is begun while another records: nobody is told of an end who has not begun."""
+    refused = {rig: RemoteError(rig, "StateError", "status is RUNNING", "") for rig in "ab"}
+    lab.sessions.take(PushBegun(1.0, ExpMessage.EXPINIT, [{"exp_ref": REF}], ["a", "b"], None), 1.0)
+    row = lab.sessions.take(PushCompleted(1.0, ExpMessage.EXPINIT, {}, dict(refused)), 2.0)
+    assert row
+    assert (row.outcome, row.ended, lab.sessions.goes_on) == ("failed", 2.0, False)
+    again = lab.push("EXPINIT", {"exp_ref": REF})
+    assert (again is row, again.outcome) == (False, None)
+
+
+def test_a_session_that_a_rig_may_have_begun_goes_on(lab: Lab) -> None:
+    failures = {"a": RemoteError("a", "StateError", "no", ""), "b": RigTimeout("b", "no answer within 5 s")}
+    lab.sessions.take(PushBegun(1.0, ExpMessage.EXPINIT, [{"exp_ref": REF}], ["a", "b"], None), 1.0)
+    row = lab.sessions.take(PushCompleted(1.0, ExpMessage.EXPINIT, {}, dict(failures)), 2.0)
+    assert row
+    assert row.outcome is None
+    lab.push("EXPINTERRUPT", rigs="b", failed="b")
+    lab.push("EXPCLEANUP", rigs="b", failed="b")
+    assert row.outcome == "failed"
+
+
+def test_alerts_belong_to_the_session_that_they_tell_of(lab: Lab, run: RunRow) -> None:
+    """They come when it is over; and that nobody is told makes no session worse."""
+    row = lab.push("EXPINIT", {"exp_ref": REF})
+    for message in ("EXPSTART", "EXPEND", "EXPCLEANUP"):
+        lab.push(message)
+    scribe = Scribe(run, lab.sessions, None, None, 0.0)
+    about = ("alerts[0].webhook (webhook)", "session end", ["a", "b"])
+    events = [
+        AlertSent(*about, REF, "it has ended", 0, 1),
+        AlertFailed(*about, REF, "it has ended", 0, 8, "no answer within 10 s"),
+        AlertFailed(*about, "2026-03-01_9_rat", "it has ended", 0, 8, "no answer within 10 s"),
+    ]
+    for number, event in enumerate(events):
+        put_stamp(event, (number, 0, 1.0, None))
+    found = [record for event in events for record in scribe.take(event, 1.0)]
+    assert [(record.session, record.failure) for record in found] == [(row, False), (row, True), (None, True)]
+    assert (row.failures, row.outcome) == (0, "complete")
+
+
+def test_what_is_done_after_a_session_belongs_to_it_and_to_no_other(lab: Lab, run: RunRow) -> None:
+    row = lab.push("EXPINIT", {"exp_ref": REF})
+    for message in ("EXPSTART", "EXPEND", "EXPCLEANUP"):
+        lab.push(message)
+    other = lab.push("EXPINIT", {"exp_ref": "2026-03-01_3_rat"})
+    notices = [
+        Notice("a", "failure", f"finish {ref}", {"problem": "no route to host", "exp_ref": ref}, True)
+        for ref in (REF, "2026-02-01_1_rat")  # which another program has commanded
+    ]
+    scribe = Scribe(run, lab.sessions, None, None, 0.0)
+    for number, event in enumerate(notices):
+        put_stamp(event, (number, 0, 1.0, None))
+    assert [record.session for event in notices for record in scribe.take(event, 1.0)] == [row, None]
+    assert (row.failures, row.outcome, other.failures) == (1, "complete", 0)
+    lab.push("EXPSTART")
+    lab.push("EXPEND")
+    assert (other.outcome, other.rigs) == ("complete", {"a": "ok", "b": "ok"})
 
 
 def test_an_end_that_comes_rig_by_rig(lab: Lab) -> None:
