@@ -563,7 +563,10 @@ def test_a_session_is_named_and_a_file_too(path: Path, tmp_path: Path) -> None:
         (["2026-11-25_1_mouse"], r"there is no session '2026-11-25_1_mouse'; did you mean '2026-11-25_1_mouse7'\?"),
         (["-o", "{folder}/gone/x.html"], "the report cannot be written: .*No such file or directory"),
         (["-o", "{folder}/taken.html"], r"the report cannot be written: .*taken\.html is there, and is no report"),
-        (["--journal", "{folder}/taken.html"], "taken.html: this is no journal, or it is damaged"),
+        (
+            ["--journal", "{folder}/taken.html"],
+            "taken.html: it cannot be opened: file is not a database; this is no journal",
+        ),
         (["--journal", "{folder}/nowhere.sqlite"], "there is no such journal"),
     ],
 )
