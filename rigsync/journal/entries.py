@@ -36,6 +36,8 @@ THINNED: frozenset[type[Event]] = frozenset({ProgressChanged, StreamUpdated})
 """Kinds of which it keeps one each `THIN` seconds, and the last."""
 LARGEST = 256 << 10
 """Characters of an event's fields as JSON; of larger ones, only the small fields are kept."""
+_REFUSALS = frozenset({"Busy", "BusyError", "StateError"})
+"""Failures of messages that a rig has not acted on, be they of its own task or of another program."""
 _ALWAYS = (
     AlertFailed,
     EchoMissing,
@@ -63,6 +65,17 @@ def is_failure(event: Event) -> bool:
             return isinstance(event.body, dict) and bool(event.body.get("error"))
         return event.topic == FAILURE or (event.topic == "status" and reason_in(event.body) is not None)
     return isinstance(event, _ALWAYS)
+
+
+def spoils(event: Event) -> bool:
+    """Return whether the session is the worse for a failure: not for an alert's, or a message that was refused."""
+    error: Any = None
+    if isinstance(event, MessageHandled):
+        error = event.error
+    elif isinstance(event, Notice) and event.topic == "log":  # what a rig tells of others' messages
+        error = event.body["error"]
+    is_refusal = isinstance(error, str) and error.partition(":")[0] in _REFUSALS
+    return not is_refusal and not isinstance(event, AlertFailed)
 
 
 def is_kept(event: Event) -> bool:

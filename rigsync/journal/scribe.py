@@ -6,12 +6,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rigsync.core.events import CoordinatorClosed, Event, ProgressChanged, PushCompleted, StatusChanged, StreamUpdated
+from rigsync.core.events import (
+    CoordinatorClosed,
+    Event,
+    NoticesDropped,
+    ProgressChanged,
+    PushCompleted,
+    StatusChanged,
+    StreamUpdated,
+)
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
-from rigsync.hub.events import AlertFailed
 from rigsync.journal.about import LOOK, Repository
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
-from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, is_kept, storable
+from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, is_kept, spoils, storable
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions, named_by
 
 THIN, THIN_LATER, THINNER = 5.0, 60.0, 0.1
@@ -83,9 +90,11 @@ class Scribe:
             yield from self._release()
         reference = named_by(event)
         session = self._sessions.named(reference) if reference else self._sessions.take(event, stamp[2])
+        if isinstance(event, NoticesDropped):  # by a task that is long gone: another session's, if any
+            session = None
         if is_kept(event):
             has_failed = is_failure(event)
-            if has_failed and not isinstance(event, AlertFailed):  # of which no recording is the worse
+            if has_failed and spoils(event):
                 self._sessions.fail(session)
             yield self._record(event, mono, session, has_failed)
         if is_step:

@@ -27,7 +27,7 @@ def wait_until(instant: float, now: Callable[[], float], given_up: Callable[[], 
     `given_up` is called now and then; a true value ends the waiting early.
     """
     if instant - now() > FINE:
-        _wake_exactly()
+        wake_exactly()
     while not given_up():
         left = instant - now()
         if left <= 0:
@@ -37,7 +37,7 @@ def wait_until(instant: float, now: Callable[[], float], given_up: Callable[[], 
         # otherwise watch the clock: even sleep(0) would hand the processor to a program that keeps it longer
 
 
-def _wake_exactly() -> None:
+def wake_exactly() -> None:
     """Have Linux wake the calling thread exactly when it asks for it.
 
     Else it may do so up to 50 us later, together with others (prctl(2), PR_SET_TIMERSLACK). That is most of what

@@ -391,7 +391,7 @@ MISTAKES: dict[str, tuple[str | bytes, int | None, str | None, str]] = {
         3,
         "on.EXPINIT.run",
         "unknown variable 'exp_re'; did you mean 'exp_ref'?; the variables here are rig, exp_ref, date, number, "
-        "subject, message.KEY",
+        "subject, session_path, bids, message.KEY",
     ),
     "variable with attribute": (on("{run: 'a {exp_ref.x}'}"), 3, "on.EXPINIT.run", "unknown variable 'exp_ref.x'"),
     "message alone": (on("{run: 'a {message}'}"), 3, "on.EXPINIT.run", "unknown variable 'message'"),

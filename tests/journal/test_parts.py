@@ -20,8 +20,10 @@ from rigsync import Auxiliaries, ConfigError, JournalError, Rig, load_rigs
 from rigsync.config.journal import JournalSettings, chosen_journal, user_journal_file
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import (
+    Event,
     MessageHandled,
     Notice,
+    NoticesDropped,
     ProgressChanged,
     PushBegun,
     PushCompleted,
@@ -421,6 +423,30 @@ def test_what_is_done_after_a_session_belongs_to_it_and_to_no_other(lab: Lab, ru
     lab.push("EXPSTART")
     lab.push("EXPEND")
     assert (other.outcome, other.rigs) == ("complete", {"a": "ok", "b": "ok"})
+
+
+@pytest.mark.parametrize(
+    ("event", "is_its_own", "failures"),
+    [
+        (MessageHandled("10.0.0.9:5", ExpMessage.EXPINIT, "StateError: status is RUNNING"), True, 0),
+        (MessageHandled("10.0.0.9:5", ExpMessage.EXPEND, "BusyError: task.py is in charge"), True, 0),
+        (MessageHandled("10.0.0.9:5", ExpMessage.EXPINFO, "OSError: no camera"), True, 1),
+        (Notice("cameras", "log", "message", {"message": "EXPINIT", "error": "BusyError: no"}, True), True, 0),
+        (NoticesDropped("10.0.0.9:5"), False, 0),
+    ],
+)
+def test_what_others_were_refused_or_missed_makes_no_session_worse(
+    run: RunRow, event: Event, is_its_own: bool, failures: int
+) -> None:
+    scribe = Scribe(run, RigSessions(run), None, None, 0.0)
+    steps = [ExpStatus.CONNECTED, ExpStatus.INITIALIZED, ExpStatus.RUNNING]
+    told = [StatusChanged(before, after, REF) for before, after in itertools.pairwise(steps)]
+    for number, each in enumerate([*told, event]):
+        put_stamp(each, (number, 0, 1.0, None))
+        (record,) = scribe.take(each, 1.0)
+    session = next(iter(scribe.rows()))
+    assert (record.failure, record.session) == (True, session if is_its_own else None)
+    assert session.failures == failures
 
 
 def test_an_end_that_comes_rig_by_rig(lab: Lab) -> None:
