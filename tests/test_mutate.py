@@ -211,8 +211,8 @@ def test_which_tests_match_a_module(path: str, matching: list[str]) -> None:
 
 def test_the_others_of_a_package_without_a_folder_of_tests_are_those_that_match_its_other_modules() -> None:
     _, others = mutate.tests_of("rigsync/rig/rig.py", ROOT)
-    names = ("calls", "commands", "docs", "progress", "rehearsal", "rig_closing", "schedule")
-    assert others == [f"tests/test_{name}.py" for name in names]
+    names = ("calls", "commands", "docs", "notices", "progress", "rehearsal", "rig_closing", "schedule")
+    assert others == ["tests/journal/test_collecting.py", *(f"tests/test_{name}.py" for name in names)]
 
 
 def test_every_module_of_the_rule_has_tests_that_match_it() -> None:
