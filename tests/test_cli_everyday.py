@@ -255,6 +255,31 @@ def test_stop_ends_what_goes_on_and_says_where_nothing_does(desk: Desk) -> None:
     }
 
 
+@pytest.mark.parametrize("others", [True, False])
+def test_a_rig_whose_program_was_started_anew_has_not_ended_well(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    """It says that nothing goes on there, which is not how a session ends; the journal knows that it had begun."""
+    monkeypatch.setenv("RIGSYNC_JOURNAL", str(desk.folder / "journal.sqlite"))
+    if others:
+        desk.rig("cameras")
+    with RigProgram("ephys") as ephys:
+        desk.add("ephys", ephys.uri)
+        desk.run("start", REFERENCE)
+        ephys.kill()
+    with RigProgram("ephys", ephys.uri):
+        told = desk.run("stop", status=1).out
+    lost = f"{REFERENCE} had begun there, and does not go on: look at its files, and at rigsync log"
+    found = {"ephys": ["failed", lost]}
+    assert rows_of(told) == ({"cameras": ["ok", "ended and cleaned up"], **found} if others else found)
+    if others:
+        (session,) = json.loads(desk.run("sessions", "--json").out)
+        assert (session["outcome"], session["rigs"]["cameras"]) == ("incomplete", "ok")
+        assert session["rigs"]["ephys"] == "it had begun, and was not ended with the others"
+        desk.run("start", REFERENCE, "--to", "cameras")
+        assert rows_of(desk.run("stop", "--to", "cameras").out) == {"cameras": ["ok", "ended and cleaned up"]}
+
+
 def test_a_rig_that_does_not_end_is_interrupted_and_the_others_have_ended(desk: Desk) -> None:
     def fail(*_: Any) -> None:
         raise OSError("the disk is full")

@@ -251,6 +251,9 @@ SHOWN_BY = {
         "tests/test_cli_everyday.py::test_ctrl_c_leaves_what_another_program_is_in_charge_of",
         "tests/test_cli_everyday.py::test_stop_where_nothing_goes_on",
     ],
+    "`rigsync stop`, and a rig that had begun the session does not record any more: its program was started anew": [
+        "tests/test_cli_everyday.py::test_a_rig_whose_program_was_started_anew_has_not_ended_well",
+    ],
     "`rigsync stop`, and a rig does not end, has ended by itself, or takes long": [
         "tests/test_cli_everyday.py::test_a_rig_that_does_not_end_is_interrupted_and_the_others_have_ended",
         "tests/test_cli_everyday.py::test_a_rig_that_has_ended_by_itself_is_told_and_cleaned_up",

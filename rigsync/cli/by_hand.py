@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,9 +16,11 @@ from rigsync.cli.output import write_json
 from rigsync.cli.push import NOBODY_CONFIRMS, print_tracebacks
 from rigsync.cli.rigs import connect
 from rigsync.cli.tables import print_table
+from rigsync.config.journal import chosen_journal
 from rigsync.config.programs import ProgramRig
 from rigsync.config.rigs import Rigs
-from rigsync.errors import RigError
+from rigsync.errors import JournalError, RigError
+from rigsync.journal.query import Journal
 
 if TYPE_CHECKING:  # `--help` does not wait for the coordinator
     from rigsync.coordinator.experiment import Experiment
@@ -25,6 +28,8 @@ if TYPE_CHECKING:  # `--help` does not wait for the coordinator
 
 LONGEST_LOOK = 1.0
 """Seconds in which rigs say that the program which has begun is gone, and when they interrupt."""
+DAY = 86_400.0
+"""Seconds for which it is known that rigs have begun a session which nobody has ended."""
 _SOON = 0.05
 """Seconds between looks at that."""
 
@@ -81,6 +86,20 @@ class Outcome:
         print_table(["rig", "outcome", "what became of it"], words)
         if click.get_current_context().obj:
             print_tracebacks(self.failed.values())
+
+
+def begun_before(rigs: Rigs, exp_ref: str | None) -> tuple[str, set[str]]:
+    """Return the last session that the journal has, if nobody has ended it, and the rigs that have begun it.
+
+    `exp_ref` is the one that goes on, if any does. Without a journal, or such a session, there is none.
+    """
+    settings = chosen_journal(None, rigs.journal)
+    if settings is not None:
+        with contextlib.suppress(JournalError), Journal(settings.file) as journal:
+            for session in journal.sessions(exp_ref, since=time() - DAY, last=1):
+                if session.ended is None:
+                    return session.ref, {rig for rig, told in session.rigs.items() if told == "ok"}
+    return "", set()
 
 
 def programs_of(rigs: Rigs) -> list[str]:

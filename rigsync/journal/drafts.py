@@ -36,8 +36,8 @@ class SessionRow:
     files: int = 0
     bytes: int = 0
     failures: int = 0
-    adopts: bool = False
-    """Whether it goes on with a session that another coordinator has begun and not ended, if there is one."""
+    adopts: frozenset[str] = frozenset()
+    """Its rigs, where it goes on with a session that another coordinator has begun and not ended, if there is one."""
     id: int | None = None
     is_changed: bool = True
 

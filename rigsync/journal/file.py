@@ -15,6 +15,7 @@ from rigsync.hub.documents import json_of
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.drives import network_of
 from rigsync.journal.entries import storable
+from rigsync.journal.sessions import COMPLETE, INCOMPLETE, OK
 from rigsync.journal.store import open_to_write
 from rigsync.journal.troubles import problem_of
 from rigsync.runtime.disk_writer import at_ease
@@ -34,6 +35,8 @@ _UNFINISHED = (
     "ORDER BY began DESC LIMIT 1"
 )
 
+LEFT = "it had begun, and was not ended with the others"
+"""What became of a rig whose session another program has ended elsewhere."""
 _STEP = 5000
 """Records, or pages of the file, that are deleted at once: others who write wait for some milliseconds."""
 _NEVER_ENDED = 7 * 86_400.0
@@ -172,11 +175,14 @@ class JournalFile:
     def _adopt(self, row: SessionRow) -> None:
         """Go on with the session that another coordinator has begun and not ended, if there is one."""
         found = self._connection.execute(_UNFINISHED, (storable(row.ref), row.run.id)).fetchone()
-        row.adopts = False
+        rigs, row.adopts = row.adopts, frozenset()
         if found:
             row.id, row.began, row.is_changed = found[0], found[1], True
             before = _plain_map(found[2])
+            before.update((rig, LEFT) for rig, told in before.items() if told == OK and rig not in rigs)
             row.rigs = {**before, **row.rigs}
+            if row.outcome == COMPLETE and LEFT in row.rigs.values():
+                row.outcome = INCOMPLETE
             row.files, row.bytes = row.files or found[3], row.bytes or found[4]
             row.failures += found[5]
 

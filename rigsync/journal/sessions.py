@@ -166,7 +166,8 @@ class CoordinatorSessions(_Sessions):
         self._leave(rigs)
         key = canonical_reference(reference)
         parts = reference_parts(reference)
-        row = SessionRow(self._run, key, parts[2] if parts else None, time, adopts=adopts)
+        adopted = frozenset(rigs if adopts else ())
+        row = SessionRow(self._run, key, parts[2] if parts else None, time, adopts=adopted)
         course = self._going[key] = _Course(row, rigs)
         self._latest.append(row)
         self.changed[row] = None
@@ -215,7 +216,7 @@ class CoordinatorSessions(_Sessions):
             row.rigs[rig] = course.trouble_of(rig) or (unsure if isinstance(unsure, str) else told)
         row.rigs.update(failures)
         if course.over >= course.rigs.keys():
-            is_complete = all(row.rigs.get(rig) == OK for rig in course.rigs)
+            is_complete = all(told == OK for told in row.rigs.values())
             ended = COMPLETE if is_complete else INCOMPLETE
             self._conclude(course, INTERRUPTED if event.event is INTERRUPT else ended, time)
 
