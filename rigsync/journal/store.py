@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 from rigsync.config.journal import user_journal_file as user_journal_file
@@ -14,6 +15,8 @@ APPLICATION = 0x72677379
 """The mark of a journal in an SQLite file: "rgsy" (https://www.sqlite.org/pragma.html#pragma_application_id)."""
 VERSION = 1
 """Version of the tables, which an SQLite file has as its ``user_version``."""
+AGAIN = 0.01
+"""Seconds between two attempts where SQLite itself does not wait."""
 PATIENCE = 5.0
 """Seconds to wait for another program that writes the same journal."""
 TABLES = """
@@ -90,7 +93,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     try:
         _check(connection, path)
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; before anything is written
-        connection.execute("PRAGMA journal_mode = WAL")
+        _log_ahead(connection)
         connection.execute(f"PRAGMA journal_size_limit = {LARGEST_LOG}")
         connection.execute("PRAGMA synchronous = FULL")  # what is told to be safe outlives a power cut
         connection.execute("PRAGMA foreign_keys = ON")
@@ -108,6 +111,21 @@ def open_to_write(path: Path) -> sqlite3.Connection:
             raise _unusable(path, error) from error
         raise
     return connection
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Have the file a log of its own, once for all who open it."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # SQLite waits for nobody here: another program may be doing the same.
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(AGAIN)
+        else:
+            return
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -169,8 +187,10 @@ def _reader(path: Path, how: str) -> sqlite3.Connection:
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     """Raise a JournalError unless it is a journal of this version or an older one, or empty."""
+    connection.execute("BEGIN")  # all at one moment: another program may be making it
     application, version = _number(connection, "application_id"), _number(connection, "user_version")
     is_empty = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    connection.execute("COMMIT")
     if application != APPLICATION and not (is_empty and application == 0):
         raise JournalError(path, "this is a database of another program; name another file")
     if version > VERSION:

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -335,3 +336,14 @@ def test_a_recorder_of_a_fork_waits_for_nobody(told: Told) -> None:
     called: list[bool] = []
     told.rig._recorder.when_safe(lambda: called.append(True))  # type: ignore[union-attr]
     assert called
+
+
+def test_many_that_make_one_journal_at_once(tmp_path: Path) -> None:
+    """As agents do that are started together on a new computer: none takes it for another program's."""
+
+    def use(path: Path) -> None:
+        store.open_to_write(path).close()
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(15):
+            list(pool.map(use, [tmp_path / f"{number}.sqlite"] * 8))
