@@ -76,6 +76,7 @@ class Fanout(Outputs[tuple[str, Line]]):
         self._pushes: dict[float, _Push] = {}
         self._undecided: set[float] = set()
         """Those for all or none that have failed on a rig, and of which that was not told."""
+        self._has_left = False
         self._timers: list[tuple[float, int]] = []
         """When each peer has something to do next, and its number: a heap. A deadline that has gone stays in it until
         it comes: that costs one idle wake-up, to take it out would cost each datagram."""
@@ -159,7 +160,8 @@ class Fanout(Outputs[tuple[str, Line]]):
         return self.peers[rig].probe(now)
 
     def say_goodbye(self) -> None:
-        """Tell the rigs that this coordinator is closing."""
+        """Tell the rigs that this coordinator is closing; what is outstanding is neither sent again nor answered."""
+        self._has_left = True  # to what came behind the goodbye, a rig would answer that it is refused
         for peer in self.peers.values():
             peer.farewell()
 
@@ -170,6 +172,8 @@ class Fanout(Outputs[tuple[str, Line]]):
 
     def receive_datagram(self, data: bytes, source: tuple[str, Line], now: float) -> None:
         """Process a datagram that came from a rig on one of its lines."""
+        if self._has_left:
+            return
         peer = self.peers[source[0]]
         if peer.receive_datagram(source[1], data, now):
             self._note_timer(peer)
@@ -209,6 +213,8 @@ class Fanout(Outputs[tuple[str, Line]]):
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`."""
+        if self._has_left:
+            return
         self._note_asked()
         due = set()
         while self._timers and self._timers[0][0] <= now:
@@ -227,7 +233,7 @@ class Fanout(Outputs[tuple[str, Line]]):
     def next_timer(self) -> float:
         """Return when, in monotonic seconds, `handle_timer` is due; it may be called too early without harm."""
         self._note_asked()
-        return self._timers[0][0] if self._timers else math.inf
+        return self._timers[0][0] if self._timers and not self._has_left else math.inf
 
     def _note_asked(self) -> None:
         while self._asked:

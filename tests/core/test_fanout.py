@@ -406,6 +406,23 @@ def test_all_rigs_are_told_when_the_coordinator_closes() -> None:
     }
 
 
+def test_after_the_goodbye_nothing_is_sent_again_and_nothing_is_heard() -> None:
+    """The program ends while somebody waits, who is to end in silence: a rig would answer that it is refused."""
+    bench = Bench()
+    bench.push("EXPINFO")
+    bench.requests()
+    bench.fanout.take_events()
+    bench.fanout.say_goodbye()
+    assert {type(decode(data)) for _, data in bench.fanout.take_datagrams()} == {messages.Bye}
+    bench.run(30.0)
+    refusal = messages.failure(boot_of("cameras"), 1, "SaidGoodbye", "this coordinator has said goodbye", "")
+    bench.fanout.receive_datagram(refusal, ("cameras", Line.REQUESTS), bench.now)
+    assert bench.fanout.take_datagrams() == []
+    assert bench.fanout.take_events() == []
+    bench.fanout.abandon()  # where it closes, who waits is told
+    bench.fanout.take_events()
+
+
 def test_each_rig_of_a_push_is_told_of_from_when_that_is_asked_for() -> None:
     bench = Bench()
     key = bench.push("EXPINFO", rigs=["cameras"])
