@@ -410,6 +410,7 @@ def test_which_file_is_asked_without_one(file: Path, story: Filler, monkeypatch:
 
 ASK = """
 import os, sys
+import urllib.parse  # which pathlib loads when it is needed: nobody may look into the folder of Python, perhaps
 from rigsync import Journal, JournalError
 os.setgid(65534), os.setuid(65534)
 try:
