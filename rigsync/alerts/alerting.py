@@ -60,6 +60,8 @@ class Alerts:
             if isinstance(alert.way, Webhook) and (problem := sender.problem_with(alert)):
                 logger.warning("%s: nobody can be told: %s", alert.name, problem)
         # Rules: no filter of the program keeps a failure from people, and those of another lab are its affair.
+        for each in self._senders:
+            each.begin()
         self._ends = [self._hub.rule(kind, self._take, last=True) for kind in self._watch.kinds]
         self._ends.append(self._hub.add(self))
         _open.add(self)

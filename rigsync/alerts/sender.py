@@ -69,7 +69,7 @@ def trial(alert: Alert, limit: Limit) -> None:
 
 
 class Sender:
-    """Tells one alert, on a daemon thread that begins with the first happening.
+    """Tells one alert, on a daemon thread.
 
     It is handed happenings by one thread, without a lock and without waiting.
 
@@ -102,6 +102,10 @@ class Sender:
             self._left_out += 1
             return
         self._news.put((happening, time.monotonic(), time.time()))
+        self.begin()
+
+    def begin(self) -> None:
+        """Have the thread run. A program that ends can begin none any more."""
         if self._thread is None:
             thread = threading.Thread(target=self._run, name=f"rigsync-{self._alert.key}", daemon=True)
             try:

@@ -77,13 +77,15 @@ def tell(webhook: Webhook, values: Mapping[str, Any], limit: Limit) -> None:
     try:
         thread = threading.Thread(target=exchange.run, name="rigsync-webhook", daemon=True)
         thread.start()
-    except RuntimeError as error:  # the system gives no more threads
-        raise NotSent(str(error)) from None
-    while thread.is_alive() and not exchange.is_over and limit.left:
+    except RuntimeError:  # the system gives no more threads, or the program is ending
+        thread = threading.current_thread()
+        exchange.run()
+    while thread.is_alive() and not exchange.is_over and not exchange.problem and limit.left:
         limit.wait(limit.left)
     if not exchange.is_over:
         exchange.cut()
-    thread.join(CUT_TIME)  # it may hang in a name server, which nothing ends
+    if thread is not threading.current_thread():
+        thread.join(CUT_TIME)  # it may hang in a name server, which nothing ends
     if exchange.problem:
         raise exchange.problem
     if not exchange.is_over:

@@ -74,7 +74,8 @@ def _time_of_day(asked: str, now: datetime) -> datetime | None:
 def _date(asked: str, is_end: bool) -> datetime:
     if re.fullmatch(r"\d{4}-\d\d?-\d\d?", asked):
         return _edge(date(*map(int, asked.split("-"))), is_end)
-    return datetime.fromisoformat(re.sub(r"z$", "+00:00", asked))
+    whole = re.sub(r"\.(\d{1,6})", lambda found: f".{found[1]:0<6}", asked)  # until 3.11 Python takes no other
+    return datetime.fromisoformat(re.sub(r"z$", "+00:00", whole))
 
 
 def _edge(day: date, is_end: bool) -> datetime:
