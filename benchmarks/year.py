@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from rigsync.journal.file import ADD_RECORD, ADD_RUN, ADD_SESSION
 from rigsync.journal.scribe import SAMPLED, SAMPLED_IDLE, THIN, THIN_LATER, THINNER
 from rigsync.journal.store import open_to_write
 
@@ -25,15 +26,6 @@ BEGAN = 1_764_000_000.0
 """Unix time of the first session, in seconds."""
 EVERY = 365 * 86_400 / SESSIONS
 TRIES = 5
-_RUN = "INSERT INTO run (uuid, kind, name, host, program, opened, closed, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_SESSION = (
-    "INSERT INTO session (run, ref, subject, began, ended, outcome, rigs, files, bytes, failures) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_RECORD = (
-    "INSERT INTO record (run, session, time, mono, kind, rig, number, cause, failure, data) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
 ABOUT = {"rigsync": "0.1.0", "python": "3.11.7", "platform": "Linux-6.1.0-x86_64", "user": "experimenter"}
 ABOUT_FILES = {"files": {"C:/task/rigs.yaml": "\n".join(f"{rig}: 192.168.1.{i}" for i, rig in enumerate(RIGS, 20))}}
 
@@ -55,16 +47,16 @@ def fill(path: Path) -> int:
         program = f"C:/iblrig/tasks/choice_world.py, process {number}"
         about = json.dumps({**ABOUT, **ABOUT_FILES, "clock": {"time": began - 60, "mono": 1e5 + began - BEGAN}})
         values = f"run-{number}", "coordinator", "", "behaviour-pc", program, began - 60, began + LASTS + 60, about
-        run = connection.execute(_RUN, values).lastrowid
+        run = connection.execute(ADD_RUN, values).lastrowid
         has_failed = number % 25 == 0
         rigs = json.dumps({rig: "lost: silent for 5 beats" if has_failed and rig == "ephys" else "ok" for rig in RIGS})
         outcome = "incomplete" if has_failed else "complete"
         numbers = 7, 45_000_000_000, int(has_failed)
         row = run, ref, ref.rpartition("_")[2], began, began + LASTS, outcome, rigs, *numbers
-        session = connection.execute(_SESSION, row).lastrowid
+        session = connection.execute(ADD_SESSION, row).lastrowid
         records = [(run, *record) for record in _records(session or 0, began, ref, has_failed)]
         count += len(records)
-        connection.executemany(_RECORD, records)
+        connection.executemany(ADD_RECORD, records)
         connection.execute("COMMIT")
     connection.close()
     return count

@@ -32,7 +32,7 @@ import rigsync
 from rigsync import PushResult, cli
 from rigsync.cli import children, logs, push
 from rigsync.cli.outcomes import answer_in_words
-from rigsync.config.files import user_config_file
+from rigsync.config.finding import user_config_file
 from rigsync.core import messages
 from rigsync.core.arguments import compose
 from rigsync.core.enums import ExpMessage

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rigsync.config.address import parse_uri
-from rigsync.config.files import find_rigs_file, load_rigs, user_config_file
+from rigsync.config.files import load_rigs
+from rigsync.config.finding import find_rigs_file, user_config_file
 from rigsync.config.programs import ProgramRig
 from rigsync.config.rigs import Rigs, rigs_from
 from rigsync.core.rigs import Address, RigConfig, Room, is_literal

@@ -60,6 +60,7 @@ INSIDE = {
 BY_NAME = {
     "rigsync": "its public names, which are loaded when they are asked for",
     "rigsync.alerts.alerting": "what sends alerts, only where there are some",
+    "rigsync.cli.asked": "what reads the file of rigs, where that names a journal",
     "rigsync.cli.bridge_classes": "the bridge that is asked for, whose library may not be installed",
     "rigsync.cli": "the commands, so that `rigsync --help` does not wait for asyncio, rich and PyYAML",
     "rigsync.cli.following": "rich, where there is a terminal",

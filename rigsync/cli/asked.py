@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +18,9 @@ from click.shell_completion import CompletionItem
 from rigsync._text import printable, spreadsheet_cell
 from rigsync.cli.moments import moment
 from rigsync.cli.output import write_lines
-from rigsync.errors import JournalError
+from rigsync.config.finding import find_rigs_file
+from rigsync.config.journal import chosen_journal
+from rigsync.errors import ConfigError, JournalError
 from rigsync.journal.query import Journal, Session
 
 RECENT = 150.0
@@ -49,12 +54,25 @@ journal_option = click.option(
     "file",
     metavar="FILE",
     type=click.Path(),
-    help="The journal. Else the one that RIGSYNC_JOURNAL names, or this user's.",
+    help="The journal. Else the one that RIGSYNC_JOURNAL or rigs.yaml names, or this user's.",
 )
 
 
-def open_journal(file: str | None) -> Journal:
-    return Journal(None if file is None else os.path.expanduser(file))
+def open_journal(file: str | None, rigs_file: str | None = None) -> Journal:
+    return Journal(journal_file(file, rigs_file))
+
+
+def journal_file(file: str | None, rigs_file: str | None = None) -> Path | None:
+    """Return the journal that an option names, or else a file of rigs, where it has the key; None for the usual one."""
+    if file is not None:
+        return Path(os.path.expanduser(file))
+    with contextlib.suppress(ConfigError, OSError):  # a mistake in a file of rigs keeps nobody from what happened
+        path = find_rigs_file(rigs_file)
+        if path is not None and b"journal" in path.read_bytes():  # most have none, and need not be read
+            rigs = import_module("rigsync.config.files").load_rigs(path)  # which takes long to load
+            settings = chosen_journal(None, rigs.journal)
+            return None if settings is None else settings.file
+    return None
 
 
 def references(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -21,6 +21,7 @@ from rigsync.config.programs import ProgramRig
 from rigsync.config.rigs import Rigs
 from rigsync.errors import JournalError, RigError
 from rigsync.journal.query import Journal
+from rigsync.journal.rows import OK
 
 if TYPE_CHECKING:  # `--help` does not wait for the coordinator
     from rigsync.coordinator.experiment import Experiment
@@ -98,7 +99,7 @@ def begun_before(rigs: Rigs, exp_ref: str | None) -> tuple[str, set[str]]:
         with contextlib.suppress(JournalError), Journal(settings.file) as journal:
             for session in journal.sessions(exp_ref, since=time() - DAY, last=1):
                 if session.ended is None:
-                    return session.ref, {rig for rig, told in session.rigs.items() if told == "ok"}
+                    return session.ref, {rig for rig, told in session.rigs.items() if told == OK}
     return "", set()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import click
 
 import rigsync
 from rigsync._text import printable
+from rigsync.cli.asked import journal_file
 from rigsync.cli.logs import start_logging
 from rigsync.cli.outcomes import failure_in_words
 from rigsync.cli.rigs import chosen, connect, may_be_asked, rigs_of_file
@@ -39,7 +39,7 @@ def collect(file: str | None, rigs_file: str | None) -> int:
     """Fetch the journals of all rigs, tell on stderr what came of each, and return the exit status."""
     start_logging()
     rigs = rigs_of_file(rigs_file)
-    path = usual_journal_file() if file is None else Path(os.path.expanduser(file))
+    path = journal_file(file, rigs_file) or usual_journal_file()
     names = [name for name, rig in rigs.rigs.items() if may_be_asked(rig)]
     fetched = dict.fromkeys(rigs.rigs, Fetched("not asked: it runs iblutil, or may do so, which has no journal", True))
     if names:

@@ -11,7 +11,7 @@ from typing import Any
 from rigsync._text import one_line, span_text
 from rigsync.cli.answers import words_of
 from rigsync.cli.output import compact
-from rigsync.journal.rows import Record, Session
+from rigsync.journal.rows import OK, Record, Session
 
 OFTEN = frozenset(
     {
@@ -73,7 +73,7 @@ def session_line(session: Session, state: str) -> str:
     ended = "" if session.ended is None else f", {span_text(session.ended - session.began)}"
     failed = failures_of(session)
     rigs = [f"{', '.join(names)}: {told}" for told, names in failed.items()]
-    well = [rig for rig, told in session.rigs.items() if told == "ok"]
+    well = [rig for rig, told in session.rigs.items() if told == OK]
     rigs += [f"ok: {', '.join(well)}"] if well else []
     what = f"{session.ref}, began {local(session.began):%Y-%m-%d %H:%M:%S}{ended}, on {session.host}: {state}"
     return f"{what} ({'; '.join(rigs)})" if rigs else what
@@ -83,7 +83,7 @@ def failures_of(session: Session) -> dict[str, list[str]]:
     """Return what has failed, and at which rigs: what a switch or a wrong reference does to all is told once."""
     failed: dict[str, list[str]] = {}
     for rig, told in session.rigs.items():
-        if told != "ok":
+        if told != OK:
             failed.setdefault(told, []).append(rig)
     return failed
 

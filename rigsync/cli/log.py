@@ -87,7 +87,7 @@ def command(
     if collect:
         # What only this needs takes longer to load than the rest to run.
         status = import_module("rigsync.cli.collecting").collect(file, rigs_file)
-    with open_journal(file) as journal:
+    with open_journal(file, rigs_file) as journal:
         kind = _CsvWriter if as_csv else _JsonWriter if as_json else _LineWriter
         writer = kind(journal, rigs, failures)
         newest = journal.newest

@@ -60,6 +60,10 @@ timeout_option = click.option(
 
 init_option = click.option("--init", metavar="JSON", help="Data of EXPINIT: a map.")
 start_option = click.option("--start", metavar="JSON", help="Data of EXPSTART.")
+any_ref_option = click.option("--any-ref", is_flag=True, help="Take a reference of another form, too.")
+delay_option = click.option(
+    "--delay", type=SECONDS, metavar="S", help="Have all rigs begin at one instant, so many seconds ahead."
+)
 
 
 @click.command(short_help="Send one message to the rigs, and show their answers.", epilog=_epilog())

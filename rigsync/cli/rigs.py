@@ -9,7 +9,8 @@ from dataclasses import replace
 import rigsync
 from rigsync.agent.keys import is_agent_file
 from rigsync.cli.loading import loading
-from rigsync.config.files import find_rigs_file, load_rigs, rig_error, user_config_file
+from rigsync.config.files import load_rigs, rig_error
+from rigsync.config.finding import find_rigs_file, user_config_file
 from rigsync.config.rigs import Rigs
 from rigsync.core.rigs import RigConfig
 from rigsync.errors import ConfigError

@@ -15,8 +15,8 @@ from rigsync._text import printable, printable_lines
 from rigsync.agent.foreground import Foreground
 from rigsync.agent.values import PREFIX, Values
 from rigsync.cli.logs import start_logging
-from rigsync.cli.options import SECONDS, rigs_option, usage_errors, verbose_option
-from rigsync.cli.push import data_of, init_option, start_option, timeout_option, to_option
+from rigsync.cli.options import rigs_option, usage_errors, verbose_option
+from rigsync.cli.push import any_ref_option, data_of, delay_option, init_option, start_option, timeout_option, to_option
 from rigsync.cli.rigs import chosen, connect, rigs_of_file
 from rigsync.core.doubts import doubt_of_reference
 from rigsync.errors import RigsyncError
@@ -37,10 +37,10 @@ GRACE = 10.0
 )
 @click.argument("words", metavar="-- COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--ref", required=True, metavar="REF", help="Reference of the experiment: yyyy-mm-dd_n_subject.")
-@click.option("--any-ref", is_flag=True, help="Take a reference of another form, too.")
+@any_ref_option
 @init_option
 @start_option
-@click.option("--delay", type=SECONDS, metavar="S", help="Have all rigs begin at one instant, so many seconds ahead.")
+@delay_option
 @to_option
 @timeout_option
 @rigs_option

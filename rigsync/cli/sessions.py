@@ -23,6 +23,7 @@ from rigsync.cli.options import json_option, verbose_option
 from rigsync.cli.output import write_json
 from rigsync.cli.tables import print_table
 from rigsync.journal.query import Session
+from rigsync.journal.rows import OK
 
 COLUMNS = ["session", "began", "duration", "PC", "outcome", "rigs", "files", "size"]
 MOST_RIGS = 4
@@ -86,5 +87,5 @@ def _row(session: Session, state: str) -> list[str]:
 def _rigs(session: Session) -> str:
     failed = [f"{', '.join(names)} ({cut(told)})" for told, names in failures_of(session).items()]
     if len(session.rigs) <= MOST_RIGS:
-        return ", ".join([*(rig for rig, told in session.rigs.items() if told == "ok"), *failed])
+        return ", ".join([*(rig for rig, told in session.rigs.items() if told == OK), *failed])
     return ", ".join([f"{len(session.rigs)} rigs", *failed])

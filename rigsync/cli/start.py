@@ -11,10 +11,12 @@ from rigsync._text import printable, span_text
 from rigsync.cli.by_hand import Outcome, look_again, programs_of
 from rigsync.cli.following import Following, view_of
 from rigsync.cli.logs import start_logging
-from rigsync.cli.options import SECONDS, json_option, rigs_option, usage_errors, verbose_option
+from rigsync.cli.options import json_option, rigs_option, usage_errors, verbose_option
 from rigsync.cli.output import write_line
 from rigsync.cli.push import (
+    any_ref_option,
     data_of,
+    delay_option,
     init_option,
     print_starts,
     start_option,
@@ -33,10 +35,10 @@ MESSAGES = ["EXPINFO", "EXPINIT", "EXPSTART"]
 
 @click.command(short_help="Begin a session by hand: all rigs record, or none.")
 @click.argument("ref")
-@click.option("--any-ref", is_flag=True, help="Take a reference of another form, too.")
+@any_ref_option
 @init_option
 @start_option
-@click.option("--delay", type=SECONDS, metavar="S", help="Have all rigs begin at one instant, so many seconds ahead.")
+@delay_option
 @to_option
 @timeout_option
 @rigs_option

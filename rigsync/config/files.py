@@ -1,11 +1,9 @@
-"""Files of rigs: where rigsync looks for them, and how it reads them."""
+"""Files of rigs, and how rigsync reads them."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -249,37 +247,3 @@ def _load(file: str) -> tuple[Rigs, dict[str, int]]:
         if not mistakes:
             return rigs, lines
     raise located(ConfigError.of(mistakes), file, lines) from mistakes[0].__cause__
-
-
-def find_rigs_file(explicit: str | os.PathLike[str] | None = None) -> Path | None:
-    """Find the file of rigs: ``--rigs``, ``RIGSYNC_RIGS``, ``./rigs.yaml``, then the user's configuration folder.
-
-    It returns the first that exists, and raises a ConfigError where ``--rigs``, which is `explicit`, or
-    ``RIGSYNC_RIGS`` names a file that does not.
-    """
-    in_environment = os.environ.get("RIGSYNC_RIGS") or None  # empty is as good as not set
-    for origin, named in (("--rigs", explicit), ("the environment variable RIGSYNC_RIGS", in_environment)):
-        if named is not None:
-            if not os.path.exists(named):
-                raise ConfigError(f"{origin} names this file, which does not exist; correct the path", file=str(named))
-            return Path(named)
-    candidates = (Path("rigs.yaml"), user_config_file())
-    return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
-
-
-def user_config_file(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Return the path of this user's file of rigs, whether or not it exists.
-
-    It is ``rigsync/rigs.yaml`` in the folder where programs of that system keep their configuration: ``%APPDATA%``,
-    ``~/Library/Application Support``, or ``$XDG_CONFIG_HOME`` (XDG Base Directory Specification) or ``~/.config``.
-    """
-    home = Path(environ.get("HOME") or os.path.expanduser("~"))
-    if platform == "win32":
-        folder = Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
-    elif platform == "darwin":
-        folder = home / "Library" / "Application Support"
-    else:
-        folder = Path(environ.get("XDG_CONFIG_HOME", ""))
-        if not folder.is_absolute():  # the specification has such a value ignored
-            folder = home / ".config"
-    return folder / "rigsync" / "rigs.yaml"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rigsync.config.schema import NOTHING, Key, Kind, Mistakes, Plain, Table, either, size, text
+from rigsync.config.user_folders import DATA, user_folder
 
 ENVIRONMENT = "RIGSYNC_JOURNAL"
 """The variable that is over all: a path in place of the usual one, or ``off``."""
@@ -115,13 +116,4 @@ def user_journal_file(environ: Mapping[str, str] = os.environ, platform: str = s
     It is ``rigsync/journal.sqlite`` in the folder where programs of that system keep their data: ``%LOCALAPPDATA%``,
     ``~/Library/Application Support``, or ``$XDG_DATA_HOME`` (XDG Base Directory Specification) or ``~/.local/share``.
     """
-    home = Path(environ.get("HOME") or os.path.expanduser("~"))
-    if platform == "win32":
-        folder = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif platform == "darwin":
-        folder = home / "Library" / "Application Support"
-    else:
-        folder = Path(environ.get("XDG_DATA_HOME", ""))
-        if not folder.is_absolute():  # the specification has such a value ignored
-            folder = home / ".local" / "share"
-    return folder / "rigsync" / "journal.sqlite"
+    return user_folder(DATA, environ, platform) / "journal.sqlite"

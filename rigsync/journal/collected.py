@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import re
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,12 @@ from types import TracebackType
 from typing import Any
 
 from rigsync._text import shortened
-from rigsync.errors import JournalError
 from rigsync.hub.documents import json_of
 from rigsync.journal.pages import PAGE_RECORDS, unpacked
 from rigsync.journal.reading import SEVERAL
-from rigsync.journal.rows import SPOILT
-from rigsync.journal.store import open_to_write
+from rigsync.journal.rows import COMPLETE, SPOILT
+from rigsync.journal.store import open_to_write, transaction
+from rigsync.journal.troubles import told_as_journal_error
 
 LARGEST_PAGE = 16 << 20
 """Bytes of a page when it is unpacked."""
@@ -27,7 +26,7 @@ MOST_PAGES = 20_000
 """Pages that are taken from one rig at once: some ten million records."""
 _UUID = re.compile(r"[0-9A-Za-z-]{8,64}")
 _MOST = 2**62
-_OUTCOMES = ("complete", *SPOILT)
+_OUTCOMES = (COMPLETE, *SPOILT)
 _FIND_RUN = "SELECT id, collected FROM run WHERE uuid = ?"
 _ADD_RUN = (
     "INSERT INTO run (uuid, kind, name, host, program, opened, closed, about, collected) "
@@ -121,38 +120,27 @@ class Collection:
 
     def _cursor(self, uuid: str, rig: str) -> _Cursor | None:
         """Return how far a run was fetched; None for one that is this computer's own."""
-        try:
+        with told_as_journal_error(self.path, "it cannot be written"):
             row = self._connection.execute("SELECT id, collected, closed FROM run WHERE uuid = ?", [uuid]).fetchone()
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
         return _Cursor(0, 0, False) if row is None else _cursor_of(row[0], row[1], rig, row[2] is not None)
 
     def _take(self, rig: str, uuid: str, page: Any, after: int) -> tuple[int, int]:
         """Write a page; return how many records were new, and the number of the last."""
         checked = _Page(uuid, page, after)
         execute = self._connection.execute
-        try:
-            execute("BEGIN IMMEDIATE")
-            try:
-                # Somebody else may have collected meanwhile.
-                row = execute(_FIND_RUN, [uuid]).fetchone()
-                known = _Cursor(0, 0, False) if row is None else _cursor_of(row[0], row[1], rig, False)
-                if known is None:
-                    raise WrongPage(f"its run {uuid} is of this computer")
-                origin = json.dumps({"rig": rig, "at": time.time(), "after": max(known.after, checked.after)})
-                run = known.id or execute(_ADD_RUN, [uuid, rig, *checked.run, origin]).lastrowid
-                if known.id:
-                    execute(_CHANGE_RUN, [checked.run[3], checked.run[4], origin, run])
-                ids = {id: self._put_session(run, row) for id, row in checked.sessions.items()}
-                new = [record for record in checked.records if record[0] > known.after]
-                rows = [(run, ids.get(session), *rest) for _, session, *rest in new]
-                self._connection.executemany(_ADD_RECORD, rows)
-                execute("COMMIT")
-            except BaseException:
-                execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
+        with told_as_journal_error(self.path, "it cannot be written"), transaction(self._connection):
+            row = execute(_FIND_RUN, [uuid]).fetchone()  # somebody else may have collected meanwhile
+            known = _Cursor(0, 0, False) if row is None else _cursor_of(row[0], row[1], rig, False)
+            if known is None:
+                raise WrongPage(f"its run {uuid} is of this computer")
+            origin = json.dumps({"rig": rig, "at": time.time(), "after": max(known.after, checked.after)})
+            run = known.id or execute(_ADD_RUN, [uuid, rig, *checked.run, origin]).lastrowid
+            if known.id:
+                execute(_CHANGE_RUN, [checked.run[3], checked.run[4], origin, run])
+            ids = {id: self._put_session(run, row) for id, row in checked.sessions.items()}
+            new = [record for record in checked.records if record[0] > known.after]
+            rows = [(run, ids.get(session), *rest) for _, session, *rest in new]
+            self._connection.executemany(_ADD_RECORD, rows)
         return len(new), checked.after
 
     def _put_session(self, run: int | None, row: list[Any]) -> int | None:
@@ -163,9 +151,6 @@ class Collection:
         self._connection.execute(_CHANGE_SESSION, [*values, found[0]])
         id: int = found[0]
         return id
-
-    def _unusable(self, error: Exception) -> JournalError:
-        return JournalError(self.path, f"it cannot be written: {error}; look at the path, the permissions and the disk")
 
 
 class _Cursor:

@@ -15,17 +15,17 @@ from rigsync.hub.documents import json_of
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.drives import network_of
 from rigsync.journal.entries import storable
-from rigsync.journal.sessions import COMPLETE, INCOMPLETE, OK
-from rigsync.journal.store import open_to_write
-from rigsync.journal.troubles import problem_of
+from rigsync.journal.rows import COMPLETE, INCOMPLETE, OK
+from rigsync.journal.store import open_to_write, transaction
+from rigsync.journal.troubles import told_as_journal_error
 from rigsync.runtime.disk_writer import at_ease
 
-_RUN = "INSERT INTO run (uuid, kind, name, host, program, opened, closed, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_SESSION = (
+ADD_RUN = "INSERT INTO run (uuid, kind, name, host, program, opened, closed, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+ADD_SESSION = (
     "INSERT INTO session (run, ref, subject, began, ended, outcome, rigs, files, bytes, failures) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_RECORD = (
+ADD_RECORD = (
     "INSERT INTO record (run, session, time, mono, kind, rig, number, cause, failure, data) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
@@ -84,7 +84,7 @@ class JournalFile:
 
     def find(self, runs: Iterable[RunRow], sessions: Iterable[SessionRow]) -> None:
         """Find the ids of rows that a file had which was opened before. This may be another."""
-        with _told_as(self.path):
+        with told_as_journal_error(self.path):
             for run in runs:
                 found = self._connection.execute("SELECT id FROM run WHERE uuid = ?", [run.uuid]).fetchone()
                 run.id, run.is_changed = (found[0] if found else None), True
@@ -96,23 +96,18 @@ class JournalFile:
     def write(self, runs: Sequence[RunRow], sessions: Sequence[SessionRow], records: Sequence[RecordRow]) -> None:
         """Write rows, and wait until they are safe; none of them where it fails."""
         made: list[RunRow | SessionRow] = []
-        with _told_as(self.path):
+        with told_as_journal_error(self.path):
             self._check_is_there()
-            execute = self._connection.execute
-            execute("BEGIN IMMEDIATE")
             try:
-                for run in runs:
-                    self._put_run(run, made)
-                for row in sessions:
-                    self._put_session(row, made)
-                self._connection.executemany(_RECORD, map(_values, at_ease(records)))
-                execute("COMMIT")
+                with transaction(self._connection):
+                    for run in runs:
+                        self._put_run(run, made)
+                    for row in sessions:
+                        self._put_session(row, made)
+                    self._connection.executemany(ADD_RECORD, map(_values, at_ease(records)))
             except BaseException:
                 for one in made:
                     one.id = None
-                if self._connection.in_transaction:
-                    with contextlib.suppress(sqlite3.Error):
-                        execute("ROLLBACK")
                 raise
         for run in runs:
             run.is_changed = False
@@ -125,7 +120,7 @@ class JournalFile:
         Sessions go whole. Return whether there is more to do.
         """
         execute = self._connection.execute
-        with _told_as(self.path):
+        with told_as_journal_error(self.path):
             free = self._pragma("freelist_count")
             is_large = (self._pragma("page_count") - free) * self._pragma("page_size") > max_size
             oldest = now if is_large else now - keep
@@ -134,8 +129,7 @@ class JournalFile:
             if (not session or is_large) and execute(_DELETE_BESIDE, (until, _STEP)).rowcount:
                 return True
             if session:
-                with self._connection:  # a session of usual size goes whole
-                    execute("BEGIN IMMEDIATE")
+                with transaction(self._connection):  # a session of usual size goes whole
                     if execute(_DELETE_OF, (session[0], _STEP)).rowcount < _STEP:
                         execute("DELETE FROM session WHERE id = ?", session[:1])
                 return True
@@ -153,7 +147,7 @@ class JournalFile:
         about = json_of(run.about)
         if run.id is None:
             values = run.uuid, run.kind, storable(run.name), storable(run.host), storable(run.program), run.opened
-            run.id = self._connection.execute(_RUN, (*values, run.closed, about)).lastrowid
+            run.id = self._connection.execute(ADD_RUN, (*values, run.closed, about)).lastrowid
             made.append(run)
         elif run.is_changed:
             self._connection.execute("UPDATE run SET closed = ?, about = ? WHERE id = ?", (run.closed, about, run.id))
@@ -165,7 +159,7 @@ class JournalFile:
         values = storable(row.ref), subject, row.began, row.ended, row.outcome, json_of(row.rigs)
         numbers = row.files, row.bytes, row.failures
         if row.id is None:
-            row.id = self._connection.execute(_SESSION, (row.run.id, *values, *numbers)).lastrowid
+            row.id = self._connection.execute(ADD_SESSION, (row.run.id, *values, *numbers)).lastrowid
             made.append(row)
         elif row.is_changed:
             columns = ("ref", "subject", "began", "ended", "outcome", "rigs", "files", "bytes", "failures")
@@ -194,17 +188,6 @@ class JournalFile:
         """Raise an OSError where the file was moved or deleted: it could be written on, and nobody would find it."""
         if self._look() != self._identity:
             raise OSError("another file has taken its place; rigsync goes on in that")
-
-
-class _told_as(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a statement
-    """Turns what goes wrong into a JournalError."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, (sqlite3.Error, OSError)):
-            raise JournalError(self._path, problem_of(error)) from error
 
 
 def _values(record: RecordRow) -> tuple[Any, ...]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import sqlite3
 import zlib
 from pathlib import Path
 from typing import Any
 
-from rigsync.errors import JournalError
 from rigsync.hub.documents import json_of, small
 from rigsync.journal.store import open_to_read
+from rigsync.journal.troubles import told_as_journal_error
 
 PAGE_BYTES = 40_000
 """Bytes of a page as text, which leave room for the rest of a datagram."""
@@ -43,7 +42,7 @@ _LAST_SESSIONS = "SELECT id FROM session WHERE run = ? ORDER BY id DESC LIMIT ?"
 
 def runs_of(path: Path, rig: str) -> dict[str, Any]:
     """Return the runs of a rig, the newest first: uuid, when it was opened and closed, and its newest record."""
-    with contextlib.closing(open_to_read(path)) as connection, _told_as(path):
+    with contextlib.closing(open_to_read(path)) as connection, told_as_journal_error(path, "it cannot be read"):
         rows = connection.execute(_RUNS, [rig, MOST_RUNS]).fetchall()
     return {"runs": [[uuid, opened, closed, newest or 0] for uuid, opened, closed, newest in rows]}
 
@@ -56,7 +55,7 @@ def page_of(path: Path, rig: str, run: str, after: int) -> dict[str, Any]:
     LookupError
         The rig has no such run.
     """
-    with contextlib.closing(open_to_read(path)) as connection, _told_as(path):
+    with contextlib.closing(open_to_read(path)) as connection, told_as_journal_error(path, "it cannot be read"):
         found = connection.execute(_RUN, [run, rig]).fetchone()
         if found is None:
             raise LookupError(f"this rig has no run {run!r} in its journal")
@@ -119,17 +118,6 @@ def _loaded(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {"unreadable": text[:200]}
-
-
-class _told_as(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a statement
-    """Turns an error of SQLite into a JournalError."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            raise JournalError(self._path, f"it cannot be read: {error}") from error
 
 
 def answer(path: Path, rig: str, run: str | None = None, after: int = 0) -> dict[str, Any]:

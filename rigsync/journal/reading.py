@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rigsync.config.journal import ENVIRONMENT, chosen_journal, user_journal_file
 from rigsync.core.rigs import is_called
 from rigsync.errors import JournalError
 from rigsync.journal.clocks import Anchor, Estimate, Timeline, anchor_of
 from rigsync.journal.rows import RECORD, RUN, Record, Run, Session, json_of, run_of
-from rigsync.journal.store import open_to_read, user_journal_file
+from rigsync.journal.store import open_to_read
 
 AROUND = 120.0
 """Seconds before and after a session in which estimates of clocks count."""
@@ -259,10 +260,10 @@ def usual_journal_file() -> Path:
     JournalError
         ``RIGSYNC_JOURNAL`` says that there is none.
     """
-    named = os.environ.get("RIGSYNC_JOURNAL") or None
-    if named == "off":
-        raise JournalError(user_journal_file(), "RIGSYNC_JOURNAL is off, so that there is none; name a file")
-    return Path(named) if named else user_journal_file()
+    settings = chosen_journal(True, None)
+    if settings is None:
+        raise JournalError(user_journal_file(), f"{ENVIRONMENT} is off, so that there is none; name a file")
+    return settings.file
 
 
 def _by_one_clock(records: Iterable[Record]) -> Iterator[tuple[float, Record]]:

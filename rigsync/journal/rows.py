@@ -12,7 +12,11 @@ from typing import Any
 SESSION = "s.id, s.run, s.ref, s.subject, s.began, s.ended, s.outcome, s.rigs, s.files, s.bytes, s.failures, r.host"
 RUN = "id, uuid, kind, name, host, program, opened, closed, about, collected"
 RECORD = "id, run, session, time, mono, kind, rig, number, cause, failure, data"
-SPOILT = ("incomplete", "interrupted", "failed")
+COMPLETE, INCOMPLETE, INTERRUPTED, FAILED = "complete", "incomplete", "interrupted", "failed"
+"""Outcomes: every rig has ended well; some have not; it was broken off; it has not begun on all rigs."""
+OK = "ok"
+"""What `Session.rigs` has of a rig that did well."""
+SPOILT = (INCOMPLETE, INTERRUPTED, FAILED)
 """Outcomes of a session that did not go well."""
 
 

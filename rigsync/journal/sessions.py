@@ -33,10 +33,8 @@ from rigsync.core.recorded import totals_of
 from rigsync.errors import RemoteError, RigError
 from rigsync.hub.events import AlertEvent
 from rigsync.journal.drafts import RunRow, SessionRow
+from rigsync.journal.rows import COMPLETE, FAILED, INCOMPLETE, INTERRUPTED, OK
 
-COMPLETE, INCOMPLETE, INTERRUPTED, FAILED = "complete", "incomplete", "interrupted", "failed"
-"""Outcomes: every rig has ended well; some have not; it was broken off; it has not begun on all rigs."""
-OK = "ok"
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
 REMEMBERED = 16

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from rigsync.config.journal import user_journal_file as user_journal_file
 from rigsync.errors import JournalError
-from rigsync.journal.troubles import problem_of
+from rigsync.journal.troubles import problem_of, told_as_journal_error
 
 APPLICATION = 0x72677379
 """The mark of a journal in an SQLite file: "rgsy" (https://www.sqlite.org/pragma.html#pragma_application_id)."""
@@ -75,6 +76,7 @@ LARGEST_LOG = 16 << 20
 """Bytes of the log beside the file that stay on the disk when nobody writes."""
 NO_JOURNAL = "there is no such journal; it begins with the first session"
 _UNFIT = (sqlite3.DatabaseError, OSError)
+_OPENED = "it cannot be opened"
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
@@ -85,31 +87,26 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     JournalError
         It is no journal, one of a newer version, or cannot be written; says what to do.
     """
-    try:
+    with told_as_journal_error(path, _OPENED):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what happened in a lab is not for everybody
         connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, cached_statements=64)
-    except _UNFIT as error:
-        raise _unusable(path, error) from error
-    try:
-        _check(connection, path)
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; before anything is written
-        _log_ahead(connection)
-        connection.execute(f"PRAGMA journal_size_limit = {LARGEST_LOG}")
-        connection.execute("PRAGMA synchronous = FULL")  # what is told to be safe outlives a power cut
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("BEGIN IMMEDIATE")  # another program may make it at this moment
-        if _number(connection, "application_id") == 0:
-            for statement in TABLES.split(";\n"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-        _migrate(connection, path)
-        connection.execute("COMMIT")
-    except BaseException as error:
-        connection.close()
-        if isinstance(error, _UNFIT):
-            raise _unusable(path, error) from error
-        raise
+        try:
+            _check(connection, path)
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; before anything is written
+            _log_ahead(connection)
+            connection.execute(f"PRAGMA journal_size_limit = {LARGEST_LOG}")
+            connection.execute("PRAGMA synchronous = FULL")  # what is told to be safe outlives a power cut
+            connection.execute("PRAGMA foreign_keys = ON")
+            with transaction(connection):
+                if _number(connection, "application_id") == 0:  # no other program has made it meanwhile
+                    for statement in TABLES.split(";\n"):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA application_id = {APPLICATION}")
+                    connection.execute(f"PRAGMA user_version = {VERSION}")
+                _migrate(connection, path)
+        except BaseException:
+            connection.close()
+            raise
     return connection
 
 
@@ -139,6 +136,20 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {version + 1}")
 
 
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Have what is written in the context in the file whole, or not at all; others who write wait meanwhile."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk has ended it already
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+        raise
+
+
 def open_to_read(path: Path) -> sqlite3.Connection:
     """Open a journal that there is, to read it while others write. For one thread.
 
@@ -166,7 +177,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
                 raise JournalError(path, problem)
             return _reader(path, "mode=ro&immutable=1")
         except _UNFIT:
-            raise _unusable(path, error) from error
+            raise JournalError(path, f"{_OPENED}: {problem_of(error)}") from error
 
 
 def _reader(path: Path, how: str) -> sqlite3.Connection:
@@ -201,7 +212,3 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 def _number(connection: sqlite3.Connection, pragma: str) -> int:
     found: int = connection.execute(f"PRAGMA {pragma}").fetchone()[0]
     return found
-
-
-def _unusable(path: Path, error: Exception) -> JournalError:
-    return JournalError(path, f"it cannot be opened: {problem_of(error)}")

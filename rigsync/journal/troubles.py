@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from pathlib import Path
+
+from rigsync.errors import JournalError
+
 _ROOM = "make room on that disk, or name a file on another"
 _DAMAGED = "this is no journal, or it is damaged; move it away, and rigsync begins a new one"
 _REMEDIES = {
@@ -25,3 +31,22 @@ def problem_of(error: Exception) -> str:
         return "it, or its folder, was moved or deleted; rigsync begins a new one"
     found = (remedy for words, remedy in _REMEDIES.items() if words in text.lower())
     return f"{text}; {next(found, 'look at the path, the permissions and the disk')}"
+
+
+class told_as_journal_error(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a statement
+    """Turns what SQLite or the system finds wrong with a journal into a JournalError that says what to do.
+
+    Parameters
+    ----------
+    path : Path
+        The journal.
+    what : str
+        What cannot be done, such as ``it cannot be read``; by default the error alone is told.
+    """
+
+    def __init__(self, path: Path, what: str = ""):
+        self._path, self._what = path, f"{what}: " if what else ""
+
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, (sqlite3.Error, OSError)):
+            raise JournalError(self._path, f"{self._what}{problem_of(error)}") from error

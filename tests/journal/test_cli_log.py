@@ -94,6 +94,23 @@ def test_the_last_session(ask: Log, story: Filler) -> None:
     assert ask("log", REF).out == ask("log", "2026-11-30_001_mouse").out == ask("log", "--last", "1").out
 
 
+def test_the_journal_that_rigs_yaml_names(ask: Log, story: Filler, tmp_path: Path) -> None:
+    """What the commands of that folder write, its questions ask; a mistake in the file keeps nobody from the usual."""
+    whole = lines(ask("log"))
+    (tmp_path / "rigs.yaml").write_text("rigs: {cameras: 127.0.0.1}\njournal: journal.sqlite\n")
+    assert lines(ask("log", RIGSYNC_JOURNAL="")) == whole
+    assert lines(ask("sessions", RIGSYNC_JOURNAL="")) == lines(ask("sessions"))
+    (tmp_path / "rigs.yaml").write_text("rigs: {cameras: 127.0.0.1}\njournal: [journal.sqlite\n")
+    assert "there is no such journal" in ask("log", RIGSYNC_JOURNAL="").err
+    assert lines(ask("log", "--journal", "journal.sqlite", RIGSYNC_JOURNAL="")) == whole
+
+
+@pytest.mark.parametrize("word", ["Off", "no", "false"])
+def test_off_is_off_for_who_asks_too(ask: Log, story: Filler, word: str) -> None:
+    outcome = ask("log", RIGSYNC_JOURNAL=word)
+    assert (outcome.status, "RIGSYNC_JOURNAL is off" in outcome.err) == (1, True)
+
+
 def test_all_of_it(ask: Log, story: Filler) -> None:
     assert lines(ask("log", "--all"))[4:6] == [
         f"{clock(7)}  cameras:left  frames: 7 of 9",

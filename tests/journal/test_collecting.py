@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from cli_programs import Outcome, environment, run_here
 from processes import LONG, until
 
-from rigsync import Auxiliaries, Journal, Rig
+from rigsync import Auxiliaries, Journal, JournalError, Rig
 from rigsync.agent.agent import Agent
 from rigsync.agent.file import read_agent_file
 from rigsync.core.queries import JOURNAL
@@ -53,9 +54,20 @@ def collect(tmp_path: Path, ours: Path) -> Collect:
     return run
 
 
-def session_with(uris: dict[str, str], journal: Path) -> None:
+def session_with(uris: dict[str, str], journal: Path, *rigs: str) -> None:
+    """Have a session, and wait until these rigs have its end in their own journals."""
     with Auxiliaries(uris, journal=journal) as aux, aux.experiment(REF):
         pass
+    for rig in rigs:
+        until(functools.partial(has_end, journal.with_name(f"{rig}.sqlite")))
+
+
+def has_end(path: Path) -> bool:
+    try:
+        with Journal(path) as journal:
+            return any(record.data["after"] == "CONNECTED" for record in journal.events(kinds="StatusChanged"))
+    except JournalError:  # there is none yet
+        return False
 
 
 def kinds(path: Path, rig: str) -> list[str]:
@@ -67,7 +79,7 @@ def kinds(path: Path, rig: str) -> list[str]:
 def test_all_that_rigs_have_written_is_merged(serving: Served, collect: Collect, ours: Path, tmp_path: Path) -> None:
     rigs = [serving("left"), serving("right")]
     uris = {"cameras:left": rigs[0].uri, "right": rigs[1].uri}
-    session_with(uris, ours)
+    session_with(uris, ours, "left", "right")
     told = collect(uris, "--json")
     assert told.status == 0
     assert [line.partition(":")[0] for line in told.err.splitlines()] == ["cameras", "right"]
@@ -89,7 +101,7 @@ def test_all_that_rigs_have_written_is_merged(serving: Served, collect: Collect,
 def test_fetching_leaves_no_trace(serving: Served, collect: Collect, ours: Path, tmp_path: Path) -> None:
     """Else each page would make records, which would have to be fetched, and hold the pages."""
     rig = serving("left")
-    session_with({"left": rig.uri}, ours)
+    session_with({"left": rig.uri}, ours, "left")
     for _ in range(3):
         assert collect({"left": rig.uri}).status == 0
     for path in (ours, tmp_path / "left.sqlite"):
@@ -113,7 +125,7 @@ def test_an_agent_tells_its_journal(collect: Collect, ours: Path, tmp_path: Path
 def test_rigs_that_have_none(serving: Served, serve: Served, collect: Collect, ours: Path) -> None:
     """They are named, and the others are fetched all the same."""
     left, bare = serving("left"), serve("bare")
-    session_with({"left": left.uri}, ours)
+    session_with({"left": left.uri}, ours, "left")
     uris = {"left": left.uri, "bare": bare.uri, "old": "{uri: 127.0.0.1:9, dialect: iblutil}"}
     told = collect(uris)
     assert told.status == 0
@@ -126,7 +138,7 @@ def test_rigs_that_have_none(serving: Served, serve: Served, collect: Collect, o
 def test_a_rig_that_does_another_programs_experiment(serving: Served, collect: Collect, ours: Path) -> None:
     """It would read its disk meanwhile; who is in charge may ask."""
     left, right = serving("left"), serving("right")
-    session_with({"right": right.uri}, ours)
+    session_with({"right": right.uri}, ours, "right")
     with Auxiliaries({"left": left.uri}) as aux, aux.experiment(REF):
         told = collect({"left": left.uri, "right": right.uri})
         assert told.status == 1

@@ -16,7 +16,8 @@ from rigsync.journal.report.facts import Facts, Recorded
 from rigsync.journal.report.lanes import defs, lanes
 from rigsync.journal.report.markup import Markup, element, joined, lines, markup, table
 from rigsync.journal.report.style import STYLE
-from rigsync.journal.report.verdict import OK, Verdict, verdict_of
+from rigsync.journal.report.verdict import Verdict, verdict_of
+from rigsync.journal.rows import OK
 
 MARK = '<meta name="rigsync" content="report of '
 """By this, near its beginning, a file is known to be a report."""

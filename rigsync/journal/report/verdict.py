@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from rigsync._text import size_text, span_text
 from rigsync.journal.report.facts import Facts
+from rigsync.journal.rows import OK
 
 MUCH, SLACK = 0.95, 2.0
 """Share of the time of a recording, and seconds besides, below which it is said that a rig has recorded less."""
-OK = "ok"
 """What `Session.rigs` says of a rig that has done all that it was asked."""
 
 
