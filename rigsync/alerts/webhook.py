@@ -60,6 +60,10 @@ def url_of(webhook: Webhook) -> str:
     return url
 
 
+_ENDS = "interpreter shutdown"
+"""What Python says from 3.12 on where a program that ends is to begin a thread."""
+
+
 def tell(webhook: Webhook, values: Mapping[str, Any], limit: Limit) -> None:
     """Send an alert, and return when the address has taken it.
 
@@ -74,17 +78,18 @@ def tell(webhook: Webhook, values: Mapping[str, Any], limit: Limit) -> None:
     except ConfigError as error:
         raise NotSent(str(error), for_good=True) from None
     exchange = _Exchange(secret, url, document, limit)
+    thread = threading.Thread(target=exchange.run, name="rigsync-webhook", daemon=True)
     try:
-        thread = threading.Thread(target=exchange.run, name="rigsync-webhook", daemon=True)
         thread.start()
-    except RuntimeError:  # the system gives no more threads, or the program is ending
-        thread = threading.current_thread()
-        exchange.run()
-    while thread.is_alive() and not exchange.is_over and not exchange.problem and limit.left:
-        limit.wait(limit.left)
-    if not exchange.is_over:
-        exchange.cut()
-    if thread is not threading.current_thread():
+    except RuntimeError as error:
+        if _ENDS not in str(error):  # the system gives no more threads
+            raise NotSent(str(error)) from None
+        exchange.run()  # this thread, which ends with the program, however long that takes
+    else:
+        while thread.is_alive() and not exchange.is_over and limit.left:
+            limit.wait(limit.left)
+        if not exchange.is_over:
+            exchange.cut()
         thread.join(CUT_TIME)  # it may hang in a name server, which nothing ends
     if exchange.problem:
         raise exchange.problem
