@@ -8,9 +8,9 @@ from collections.abc import Callable
 from rigsync.runtime.callbacks import guarded
 from rigsync.runtime.signals import signals_held_back
 
-COORDINATORS, RIGS, ALERTS, JOURNALS = 0, 1, 2, 3
-"""The stages in their order: rigs come after coordinators, which they still answer, then who is told of both; and the
-journal hears of all."""
+COORDINATORS, RIGS, ALERTS, JOURNALS, REPORTS = range(5)
+"""The stages in their order: rigs come after coordinators, which they still answer, then who is told of both; the
+journal hears of all, and reports are made of the journal."""
 
 _hooks: list[tuple[int, Callable[[], None]]] = []
 

@@ -9,6 +9,8 @@ import logging
 import math
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from unittest import mock
 
 import pytest
 from cli_programs import Outcome, environment, run_here
-from processes import ROOT, until
+from processes import LONG, ROOT, until
 
 from journal.filling import REF, T0, Filler
 from journal.made_up import BEGAN, MadeUp, unlucky
@@ -641,6 +643,24 @@ def test_a_program_that_closes_writes_what_is_due_at_once(
     with Auxiliaries.from_file(lab()) as aux, aux.experiment("2026-11-30_1_a"):
         pass
     assert (tmp_path / "reports" / "2026-11-30_1_a.html").exists()
+
+
+JUST_ENDS = """
+import sys
+from rigsync import Auxiliaries
+aux = Auxiliaries.from_file(sys.argv[1])
+aux.begin("2026-11-30_1_a")
+"""
+
+
+def test_a_program_that_just_ends_leaves_one_too(lab: Callable[..., Path], tmp_path: Path) -> None:
+    """Its threads are cut off then, and from Python 3.12 on it can begin none."""
+    command = [sys.executable, "-c", JUST_ENDS, str(lab())]
+    done = subprocess.run(
+        command, env=environment(tmp_path, RIGSYNC_JOURNAL=""), capture_output=True, text=True, timeout=LONG
+    )
+    assert (done.returncode, "report" in done.stderr) == (0, False), done.stderr
+    assert "<title>" in (tmp_path / "reports" / "2026-11-30_1_a.html").read_text(encoding="utf-8")
 
 
 def test_a_session_whose_program_closes_without_an_end_leaves_one(lab: Callable[..., Path], tmp_path: Path) -> None:

@@ -6,19 +6,21 @@ import logging
 import math
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rigsync._text import one_line
 from rigsync.core.enums import ExpMessage
-from rigsync.core.events import CoordinatorClosed, PushCompleted
+from rigsync.core.events import CoordinatorClosed, CoordinatorOpened, PushCompleted
 from rigsync.core.session_paths import place
 from rigsync.journal.metadata.writing import write
 from rigsync.journal.query import Journal, Session
 from rigsync.journal.recorder import Recorder
 from rigsync.journal.report.writing import page, write_into
 from rigsync.journal.rows import Record
+from rigsync.runtime.exits import REPORTS, at_exit
 from rigsync.runtime.hub import Hub
 
 logger = logging.getLogger("rigsync.report")
@@ -71,53 +73,66 @@ class SessionReports:
         self._since = self._due = math.inf  # Unix time of the first end that is not told; when to tell, monotonic
         self._is_closed = False
         self._thread: threading.Thread | None = None
+        hub.rule(CoordinatorOpened, self._open)
         hub.rule(PushCompleted, self._note, last=True)
-        hub.rule(CoordinatorClosed, self._close, last=True)
+        hub.rule(CoordinatorClosed, lambda _: self.close(), last=True)
+        _all.add(self)
+
+    def close(self) -> None:
+        """Have what is to be written written now, and the thread end."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
 
     def await_written(self, limit: float = LONGEST_WAIT) -> None:
-        """Wait some seconds, once the coordinator is closed, for the last report; not on its event loop."""
+        """Wait some seconds, once it is closed, for the last report; not on the coordinator's event loop."""
         if thread := self._thread:
             thread.join(limit)
             if thread.is_alive():
                 logger.warning("the report takes long; the program goes on: rigsync report writes it later")
 
-    def _note(self, event: PushCompleted) -> None:
-        if event.event in ENDS and event.answers:
-            with self._changed:
-                self._since = min(self._since, time.time() - _MARGIN)
-                self._wake(DELAY)
-
-    def _close(self, _: CoordinatorClosed) -> None:
+    def _open(self, _: CoordinatorOpened) -> None:
         with self._changed:
-            self._is_closed = True
-            if self._thread:
-                self._wake(0.0)
+            self._is_closed = False
+            self._begin()
 
-    def _wake(self, delay: float) -> None:
-        self._due = time.monotonic() + delay
-        self._changed.notify()
+    def _begin(self) -> None:
+        """Have the thread run. It begins with the coordinator: a program that ends can begin none any more."""
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="rigsync report", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:
-                logger.exception("no report is written: the system gives no more threads; rigsync report writes it")
+            except RuntimeError as error:
+                text = "no report is written for now: %s; rigsync report writes it"
+                logger.error(text, one_line(str(error)))  # noqa: TRY400 - the text says all
                 return
             self._thread = thread
+
+    def _note(self, event: PushCompleted) -> None:
+        if event.event in ENDS and event.answers:
+            with self._changed:
+                self._since = min(self._since, time.time() - _MARGIN)
+                self._due = time.monotonic() + DELAY
+                self._begin()
+                self._changed.notify()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while (wait := self._due - time.monotonic()) > 0 and self._since < math.inf:
+                while not self._is_closed and (wait := self._wait()) != 0:
                     self._changed.wait(wait)
-                if self._since == math.inf:  # all is told
+                since, self._since = self._since, math.inf
+                if since == math.inf:  # it is closed, and all is told
                     self._thread = None
                     return
-                since, self._since = self._since, math.inf
             try:
                 self._tell(since)
             except Exception as error:
                 logger.error("%s: no report is written: %s", self._folder, one_line(str(error)))  # noqa: TRY400
+
+    def _wait(self) -> float | None:
+        """Return the seconds until something is to be told; None while there is nothing."""
+        return None if self._since == math.inf else max(0.0, self._due - time.monotonic())
 
     def _tell(self, since: float) -> None:
         if self._is_closed:
@@ -153,3 +168,14 @@ class SessionReports:
         }
         found = journal.sessions(last=_MOST) if told - {None} else []
         return [session for session in found if session.id in told and session.ended is not None]
+
+
+_all: weakref.WeakSet[SessionReports] = weakref.WeakSet()
+
+
+@at_exit(REPORTS)
+def _write_the_rest() -> None:
+    """Write the reports of a program that ends without closing its coordinators."""
+    for reports in list(_all):
+        reports.close()
+        reports.await_written()
