@@ -9,7 +9,6 @@ from typing import Any
 from rigsync.core.events import (
     CoordinatorClosed,
     Event,
-    NoticesDropped,
     ProgressChanged,
     PushCompleted,
     StatusChanged,
@@ -90,8 +89,6 @@ class Scribe:
             yield from self._release()
         reference = named_by(event)
         session = self._sessions.named(reference) if reference else self._sessions.take(event, stamp[2])
-        if isinstance(event, NoticesDropped):  # by a task that is long gone: another session's, if any
-            session = None
         if is_kept(event):
             has_failed = is_failure(event)
             if has_failed and spoils(event):

@@ -14,6 +14,7 @@ from rigsync.core.events import (
     LinkLost,
     MessageHandled,
     Notice,
+    NoticesDropped,
     PushBegun,
     PushCompleted,
     StatusChanged,
@@ -283,6 +284,8 @@ class RigSessions(_Sessions):
             self._troubles.pop(event.key or "", None)
             if event.topic == FAILURE and len(self._troubles) < MOST:
                 self._troubles[event.key or ""] = problem_of(event.body)
+        elif isinstance(event, NoticesDropped):
+            return None  # by a task that is long gone: another session's, if any
         row = self._row
         if isinstance(event, MessageHandled) and row and event.event in LIFECYCLE_MESSAGES:
             self._settle(event, row, time)
