@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from rigsync.core.events import (
@@ -24,9 +25,7 @@ from rigsync.core.events import (
     StreamUpdated,
     ViolationSeen,
 )
-from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
 from rigsync.core.notices import FAILURE
-from rigsync.core.queries import JOURNAL
 from rigsync.hub.documents import fields_as_json, fields_of, json_of, small
 from rigsync.hub.events import AlertFailed
 from rigsync.journal.secrets import may_hold_secrets, without_secrets
@@ -38,6 +37,15 @@ LARGEST = 256 << 10
 """Characters of an event's fields as JSON; of larger ones, only the small fields are kept."""
 _REFUSALS = frozenset({"Busy", "BusyError", "StateError"})
 """Failures of messages that a rig has not acted on, be they of its own task or of another program."""
+
+
+def _is_told_as_failure(notice: Notice) -> bool:
+    body = notice.body
+    if notice.topic == "log":
+        return isinstance(body, dict) and bool(body.get("error"))
+    return notice.topic == FAILURE or (notice.topic == "status" and reason_in(body) is not None)
+
+
 _ALWAYS = (
     AlertFailed,
     EchoMissing,
@@ -50,21 +58,20 @@ _ALWAYS = (
     StoodStill,
     ViolationSeen,
 )
+_FAILURES: dict[type[Event], Callable[[Any], bool]] = {
+    **dict.fromkeys(_ALWAYS, lambda _: True),
+    PushCompleted: lambda event: bool(event.failures),
+    MessageHandled: lambda event: event.error is not None,
+    StatusChanged: lambda event: event.reason is not None,
+    Notice: _is_told_as_failure,
+}
+"""Whether something has gone wrong, for each kind that may tell so."""
 
 
 def is_failure(event: Event) -> bool:
     """Return whether an event tells that something has gone wrong."""
-    if isinstance(event, PushCompleted):
-        return bool(event.failures)
-    if isinstance(event, MessageHandled):
-        return event.error is not None
-    if isinstance(event, StatusChanged):
-        return event.reason is not None
-    if isinstance(event, Notice):
-        if event.topic == "log":
-            return isinstance(event.body, dict) and bool(event.body.get("error"))
-        return event.topic == FAILURE or (event.topic == "status" and reason_in(event.body) is not None)
-    return isinstance(event, _ALWAYS)
+    tells = _FAILURES.get(event.__class__)
+    return tells is not None and tells(event)
 
 
 def spoils(event: Event) -> bool:
@@ -76,17 +83,6 @@ def spoils(event: Event) -> bool:
         error = event.body["error"]
     is_refusal = isinstance(error, str) and error.partition(":")[0] in _REFUSALS
     return not is_refusal and not isinstance(event, AlertFailed)
-
-
-def is_kept(event: Event) -> bool:
-    """Return whether the journal keeps an event of a kind that it keeps.
-
-    Of answers it keeps when each has come in an experiment's life cycle; of others, the push tells all. Of what fetches
-    a journal it keeps nothing.
-    """
-    message = getattr(event, "event", None)
-    is_answer = isinstance(event, MessageReceived) and event.request_time is not None
-    return (not is_answer or message in LIFECYCLE_MESSAGES) and message != JOURNAL
 
 
 def data_of(event: Event) -> str:

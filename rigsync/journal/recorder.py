@@ -24,6 +24,8 @@ from rigsync.core.events import (
     RequestReceived,
     RigSettled,
 )
+from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
+from rigsync.core.queries import JOURNAL
 from rigsync.errors import NotRunning
 from rigsync.hub.events import Tick
 from rigsync.journal.writer import LONGEST_WAIT, MANY, MOST_BYTES, MOST_WAITING, Writer, attached
@@ -161,7 +163,7 @@ class Recorder:
     def _note(self, event: Event) -> None:
         opening = self._present
         kind = event.__class__
-        if opening is None or kind in _LEFT_OUT:
+        if opening is None or kind in _LEFT_OUT or not _is_kept(event):
             return
         # When it happened, not when this is told of it: by that a journal is merged with those of other computers.
         mono, age = time.monotonic(), time.time() - event._stamp[2]
@@ -174,3 +176,14 @@ class Recorder:
             thread.knock()
         elif len(opening.room) == MANY:
             thread.knock(urgent=True)
+
+
+def _is_kept(event: Event) -> bool:
+    """Return whether the journal keeps an event of a kind that it keeps.
+
+    Of answers it keeps when each has come in an experiment's life cycle; of others, the push tells all. Of what fetches
+    a journal it keeps nothing.
+    """
+    message = getattr(event, "event", None)
+    is_answer = event.__class__ is MessageReceived and event.request_time is not None
+    return (not is_answer or message in LIFECYCLE_MESSAGES) and message != JOURNAL

@@ -17,7 +17,7 @@ from rigsync.core.events import (
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
 from rigsync.journal.about import LOOK, Repository
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
-from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, is_kept, spoils, storable
+from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, spoils, storable
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions, named_by
 
 THIN, THIN_LATER, THINNER = 5.0, 60.0, 0.1
@@ -89,11 +89,10 @@ class Scribe:
             yield from self._release()
         reference = named_by(event)
         session = self._sessions.named(reference) if reference else self._sessions.take(event, stamp[2])
-        if is_kept(event):
-            has_failed = is_failure(event)
-            if has_failed and spoils(event):
-                self._sessions.fail(session)
-            yield self._record(event, mono, session, has_failed)
+        has_failed = is_failure(event)
+        if has_failed and spoils(event):
+            self._sessions.fail(session)
+        yield self._record(event, mono, session, has_failed)
         if is_step:
             # After the next beat, by which the rigs tell how they are.
             self._sample_at = min(self._sample_at, mono + FIRST_SAMPLE)
