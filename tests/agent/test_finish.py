@@ -19,7 +19,7 @@ from platforms import posix
 from processes import LONG, until
 
 from agent.test_agent import RECORDER, STOP, WAITS, Lab, failure, init, lab, noted
-from rigsync import Auxiliaries, ExpMessage, ExpStatus
+from rigsync import Auxiliaries, ExpMessage, ExpStatus, PushError
 from rigsync.agent import finish_work, kept_command
 from rigsync.agent import finishing as finishing_module
 from rigsync.agent.agent import Agent
@@ -202,7 +202,8 @@ def test_a_session_of_the_same_files_waits_for_it_or_is_refused(lab: Lab) -> Non
     assert f"in use by the rig cameras (finish of {REFERENCE})" in error.message
     let_go(lab)
     done(lab, REFERENCE)
-    init(aux)
+    # The files are let go a moment after the job is gone: sooner, another agent might take it up once more.
+    until(lambda: not isinstance(aux.push("EXPINIT", {"exp_ref": REFERENCE}, wait=True), PushError))
 
 
 def test_a_session_of_the_same_files_ends_it_first_where_it_is_to_wait(lab: Lab) -> None:
