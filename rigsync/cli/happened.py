@@ -71,8 +71,7 @@ def iso(time: float) -> str:
 def session_line(session: Session, state: str) -> str:
     """Return what became of a session, in a line."""
     ended = "" if session.ended is None else f", {span_text(session.ended - session.began)}"
-    failed = failures_of(session)
-    rigs = [f"{', '.join(names)}: {told}" for told, names in failed.items()]
+    rigs = [f"{', '.join(names)}: {told}" for told, names in failures_of(session).items()]
     well = [rig for rig, told in session.rigs.items() if told == OK]
     rigs += [f"ok: {', '.join(well)}"] if well else []
     what = f"{session.ref}, began {local(session.began):%Y-%m-%d %H:%M:%S}{ended}, on {session.host}: {state}"
@@ -138,15 +137,17 @@ def _began(data: dict[str, Any], rig: str) -> str:
     at = data.get("at")
     late = start["time"] - (data["request_time"] if at is None else at)
     what = "reached it" if start.get("is_estimate") else "began"
-    since = "after it was sent" if at is None else "after its instant" if late >= 0 else "before its instant"
-    return f", {what} {seconds_text(abs(late) if at is not None else late)} {since} (± {seconds_text(start['bound'])})"
+    since = "it was sent" if at is None else "its instant"
+    when = "after" if late >= 0 else "before"
+    return f", {what} {seconds_text(abs(late))} {when} {since} (± {seconds_text(start['bound'])})"
 
 
 def _problem(failure: Any) -> str:
     if not isinstance(failure, dict):
         return str(failure)
     error, problem = str(failure.get("error") or ""), str(failure.get("problem") or "")
-    return problem if not error or problem.startswith(error) else f"{error}: {problem}"
+    # What a rig has answered names its own error.
+    return problem if error in ("", "RemoteError") or problem.startswith(error) else f"{error}: {problem}"
 
 
 # ------------------------------------------------------------------------------------------- the other kinds

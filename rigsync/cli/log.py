@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
 import click
 
+from rigsync._text import printable
 from rigsync.cli import happened
 from rigsync.cli.asked import (
     check_forms,
@@ -93,14 +94,17 @@ def command(
         newest = journal.newest
         chosen = _Chosen(journal, reference, rigs, failures, everything or as_json or as_csv)
         in_time = (since is not None or until is not None) and reference is None and last is None
+        sessions = [] if in_time else _sessions(journal, reference, last, is_required=not follow)
         if in_time:
             writer.write(chosen.of(journal.events(since=since, until=until, **chosen.asked)), None)
         else:
-            for session in _sessions(journal, reference, last, is_required=not follow):
+            for session in sessions:
                 records = journal.events(session, since=since, until=until, **chosen.asked)
                 writer.write(chosen.of(records), session)
         if follow:
             _follow(journal, newest, chosen, writer)
+        elif rigs and not writer.has_written:
+            _say_nothing_found(rigs, sessions)
     return status
 
 
@@ -109,6 +113,12 @@ def _sessions(journal: Journal, reference: str | None, last: int | None, is_requ
     if not found and is_required:
         journal.session(reference)  # which says why not
     return found
+
+
+def _say_nothing_found(patterns: Sequence[str], sessions: Iterable[Session]) -> None:
+    known = dict.fromkeys(rig for session in sessions for rig in session.rigs)
+    told = "" if any(matches(rig, patterns) for rig in known) or not known else f"; the rigs are {', '.join(known)}"
+    click.echo(printable(f"there is nothing of {' or '.join(patterns)} to show{told}"), err=True)
 
 
 class _Chosen:
@@ -156,6 +166,8 @@ class _Writer:
 
     def __init__(self, journal: Journal, rigs: tuple[str, ...], failures: bool):
         self._journal, self._rigs, self._failures = journal, rigs, failures
+        self.has_written = False
+        """Whether there was a record to print."""
 
     def write(self, records: Iterable[Record], session: Session | None) -> None:
         raise NotImplementedError
@@ -165,12 +177,14 @@ class _Writer:
         for line in happened.lines_of(record):
             is_asked_for = not self._rigs or not line.rig or matches(line.rig, self._rigs)
             if is_asked_for and (line.is_failure or not self._failures):
+                self.has_written = True
                 yield line
 
 
 class _JsonWriter(_Writer):
     def write(self, records: Iterable[Record], session: Session | None) -> None:
         for record in records:
+            self.has_written = True
             write_json({**asdict(record), "ref": self._journal.reference_of(record)}, indent=None)
 
 

@@ -60,6 +60,7 @@ def command(
     with open_journal(file) as journal:
         found = journal.sessions(subject=subject, since=since, until=until, failed=failed, last=last)
         states = [state_of(session, journal, now) for session in found]
+        is_empty = not found and not journal.sessions(last=1)
     if as_json:
         write_json([{**asdict(one), "state": state} for one, state in zip(found, states, strict=True)])
     elif as_csv:
@@ -72,8 +73,10 @@ def command(
     elif found:
         rows = [_row(session, state) for session, state in zip(found, states, strict=True)]
         print_table(COLUMNS, rows, right=["duration", "files", "size"], stacks=[(0, 1), (3,), (4, 2), (5,), (6, 7)])
+    elif is_empty:
+        click.echo(f"there is no session yet in {journal.path}", err=True)
     else:
-        click.echo("there is no such session", err=True)
+        click.echo("there is no such session; leave out an option", err=True)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,9 +53,19 @@ def doubt_of_reference(reference: Any) -> str | None:
         text = reference_text(reference)
     except ValueError:
         return None  # it is refused elsewhere
-    if text is None or reference_parts(text):
+    if text is None:
         return None
+    if parts := reference_parts(text):
+        return None if _is_date(parts[0]) else f"the reference {shortened(text)} has a date that is in no calendar"
     return (
         f"the reference {shortened(text)} has not the form yyyy-mm-dd_n_subject, such as {EXAMPLE}: agents cannot fill "
         "in {date}, {number} and {subject}"
     )
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

@@ -51,6 +51,13 @@ def test_a_reference_of_another_form(reference: str) -> None:
     assert doubt_of(ExpMessage.EXPINIT, ({"exp_ref": reference},)) == told
 
 
+@pytest.mark.parametrize("date", ["2026-13-45", "2026-02-30", "0000-01-01"])
+def test_a_date_that_is_in_no_calendar(date: str) -> None:
+    told = doubt_of_reference(f"{date}_1_x")
+    assert told == f"the reference '{date}_1_x' has a date that is in no calendar"
+    assert doubt_of(ExpMessage.EXPINIT, (f"{date}_1_x",)) == told
+
+
 @pytest.mark.parametrize(
     "reference", [None, "", REFERENCE, {"date": "2026-11-20", "sequence": 1, "subject": "mouse"}, 7, {"subject": "m"}]
 )

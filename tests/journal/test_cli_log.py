@@ -144,7 +144,15 @@ def test_of_some_rigs(ask: Log, story: Filler) -> None:
     assert lines(ask("log", "--rig", "cameras:*")) == [HEAD, BEGUN, LEFT, TOLD]
     assert lines(ask("log", "--rig", "ephys")) == [HEAD, BEGUN, EPHYS]
     assert lines(ask("log", "--rig", "ephys", "--rig", "cameras:left")) == [HEAD, BEGUN, LEFT, EPHYS, TOLD]
-    assert lines(ask("log", "--rig", "x")) == [HEAD]
+
+
+def test_a_rig_that_is_not_in_it_is_an_answer_of_its_own(ask: Log, story: Filler) -> None:
+    outcome = ask("log", "--rig", "camera", "--rig", "x\n")
+    nothing = "there is nothing of camera or x\\n to show; the rigs are cameras:left, ephys\n"
+    assert (outcome.status, outcome.out.strip(), outcome.err) == (0, HEAD, nothing)
+    well = ask("log", "--rig", "cameras:left", "--failures")
+    assert (well.out.strip(), well.err) == (HEAD, "there is nothing of cameras:left to show\n")
+    assert ask("log", "--since", "2020-01-01", "--json", "--rig", "x").err == "there is nothing of x to show\n"
 
 
 def test_failures_alone(ask: Log, story: Filler) -> None:
@@ -236,7 +244,13 @@ def test_another_file(ask: Log, file: Path, story: Filler, tmp_path: Path) -> No
 def test_an_empty_journal(ask: Log, filler: Filler) -> None:
     assert "there is no session in it yet" in ask("log").err
     outcome = ask("sessions")
-    assert (outcome.status, outcome.out, outcome.err) == (0, "", "there is no such session\n")
+    assert (outcome.status, outcome.out) == (0, "")
+    assert re.fullmatch(r"there is no session yet in \S+journal\.sqlite\n", outcome.err)
+
+
+def test_no_session_of_those_that_were_asked_for(ask: Log, story: Filler) -> None:
+    outcome = ask("sessions", "--subject", "dog")
+    assert (outcome.status, outcome.out, outcome.err) == (0, "", "there is no such session; leave out an option\n")
 
 
 # --------------------------------------------------------------------------------------------------- sessions
@@ -298,6 +312,29 @@ def test_a_session_without_an_end(
 
 
 # ------------------------------------------------------------------------------------------------- all else
+
+
+@pytest.mark.parametrize(
+    ("starts", "at", "told"),
+    [
+        ({"time": T0 + 1.0014, "bound": 0.002}, None, "began 1.4 ms after it was sent (± 2 ms)"),
+        ({"time": T0 + 0.9986, "bound": 0.002}, None, "began 1.4 ms before it was sent (± 2 ms)"),
+        ({"time": T0 + 1.9986, "bound": 0.002}, T0 + 2, "began 1.4 ms before its instant (± 2 ms)"),
+        ({"time": T0 + 1.0014, "bound": 0.002, "is_estimate": True}, None, "reached it 1.4 ms after it was sent (± 2"),
+    ],
+)
+def test_when_a_rig_began(ask: Log, filler: Filler, starts: dict[str, Any], at: float | None, told: str) -> None:
+    more = {"starts": {"cameras": starts}, "at": at, "request_time": T0 + 1}
+    run = filler.run()
+    filler.push(run, filler.session(run), "EXPSTART", 3, "cameras", **more)
+    assert f"EXPSTART ok, {told}" in ask("log").out
+
+
+def test_the_error_of_a_rig_is_named_once(ask: Log, filler: Filler) -> None:
+    failures = {"cameras": {"error": "RemoteError", "problem": "StateError: EXPSTART refused"}}
+    run = filler.run()
+    filler.push(run, filler.session(run), "EXPSTART", 3, failures=failures)
+    assert "  EXPSTART failed: StateError: EXPSTART refused\n" in ask("log").out
 
 
 def test_hostile_text_stays_in_its_line(ask: Log, filler: Filler) -> None:

@@ -195,6 +195,17 @@ def test_the_lanes_have_states_silences_handlers_and_numbered_failures(path: Pat
     assert [each.number for each in facts.happenings if each.number] == [1, 2, 3]
 
 
+def test_streams_that_come_and_go_are_told_in_words(path: Path, filler: Filler) -> None:
+    run = filler.run()
+    session = filler.session(run)
+    for when, kind in enumerate(("StreamAdded", "StreamRemoved")):
+        filler.record(run, session, kind, {"id": "preview", "info": {"uri": "rtsp://a"}}, when, rig="cameras")
+    assert [(each.rig, each.text) for each in facts_from(path).happenings] == [
+        ("cameras", "new stream preview"),
+        ("cameras", "stream preview is gone"),
+    ]
+
+
 def test_a_handler_begins_when_the_rig_says_and_ends_with_its_answer(path: Path, filler: Filler) -> None:
     run = filler.run()
     session = filler.session(run)

@@ -103,6 +103,8 @@ class _Reader:
             "HandlerDue": self._handler_due,
             "MessageHandled": self._message_handled,
             "JournalRecovered": self._gap,
+            "StreamAdded": self._stream,
+            "StreamRemoved": self._stream,
         }
 
     def read(self, record: Record) -> None:
@@ -287,6 +289,11 @@ class _Reader:
         missing = record.data.get("missing")
         self._facts.gaps.append((record.time, missing if isinstance(missing, int) else 0))
         self._tell(record, None, _words(record))
+
+    def _stream(self, record: Record) -> None:
+        stream = _text(record.data.get("id"))
+        told = f"new stream {stream}" if record.kind == "StreamAdded" else f"stream {stream} is gone"
+        self._tell(record, self._rig_of(record), told)
 
     # --------------------------------------------------------------------------------------------------- helpers
 
