@@ -363,6 +363,7 @@ class Agent(Rig):
     async def _close_log(self) -> None:
         log, self._log = self._log, None
         if log:
+            log.end()  # this may be cancelled before a thread has begun
             await self._aside.begin(log.close)
 
     # ------------------------------------------------------------------------------------------------- commands

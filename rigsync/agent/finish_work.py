@@ -210,10 +210,13 @@ class FinishWork:
 
     def _begin_due(self) -> None:
         now = time.time()
+        present = {output for job in self.held.values() for output in job.outputs}
         for name, job in sorted(self.jobs.items()):
             if len(self.running) >= self.how.at_once:
                 return
-            if job.state == WAITING and job.due <= now and name not in self.running:
+            # Of files that are recorded once more the jobs of both sessions may be one.
+            is_due = job.state == WAITING and job.due <= now and present.isdisjoint(job.outputs)
+            if is_due and name not in self.running:
                 self.running[name] = running = Running(job)
                 running.task = self.in_background(self._do(running))
 
@@ -237,6 +240,8 @@ class FinishWork:
             job.running, job.percent = False, None
             claim.keep_only()
             del self.running[job.id]
+            if log:
+                log.end()  # the agent may have ended meanwhile, and close no more logs
             if log and not self._closing.is_set():
                 with contextlib.suppress(RigsyncError, RuntimeError):
                     await self._aside.begin(log.close)

@@ -94,11 +94,15 @@ class SessionLog:
                 self._thread.knock()
         self._thread.look()
 
-    def close(self) -> None:
-        """Wait until all is written, 2 s at most; ignore later lines. May be called again."""
+    def end(self) -> None:
+        """Ignore later lines; those before are written while nobody waits."""
         with self._putting:
             self._is_closed = True
         self._thread.end()
+
+    def close(self) -> None:
+        """Wait until all is written, 2 s at most; ignore later lines. May be called again."""
+        self.end()
         if not self._thread.join(CLOSE_LIMIT):
             self._tell_slow()
 

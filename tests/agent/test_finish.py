@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from rigsync.agent import finish_work, kept_command
 from rigsync.agent import finishing as finishing_module
 from rigsync.agent.agent import Agent
 from rigsync.agent.finish_queue import LONGEST_FILE, FilledStep, Job, Listing, Queue, parsed
+from rigsync.agent.finish_work import FinishWork
 from rigsync.core.queries import TRANSFERS
 
 __all__ = ["lab"]  # a fixture
@@ -218,7 +221,14 @@ def test_a_session_of_the_same_files_ends_it_first_where_it_is_to_wait(lab: Lab)
     done(lab, REFERENCE)
 
 
-def test_it_waits_for_a_recording_of_the_same_files(lab: Lab) -> None:
+def test_it_waits_for_a_recording_of_the_same_files(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = finishing_module.Finishing._release_after_cleanup
+
+    async def late(finishing: Any, data: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.sleep(10 * finish_work.LOOK)  # the files are free: the job of the one before does not begin yet
+        return await release(finishing, data)
+
+    monkeypatch.setattr(finishing_module.Finishing, "_release_after_cleanup", late)
     how = {"steps": [{"run": copy(lab)}], "while_recording": "go on"}
     lab.agent({"EXPSTART": recorder(lab), "EXPEND": STOP}, existing="overwrite", finish=how)
     aux = lab.connect()
@@ -233,6 +243,38 @@ def test_it_waits_for_a_recording_of_the_same_files(lab: Lab) -> None:
     aux.request("EXPEND", timeout=LONG)
     aux.request("EXPCLEANUP", timeout=LONG)
     done(lab, REFERENCE)  # once: both mean the same
+
+
+def test_a_job_that_begins_just_as_the_agent_ends_leaves_nothing_behind(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins, ended, begun = threading.Event(), threading.Event(), threading.Event()
+    keys_of, do_steps, end = FinishWork._keys_of, FinishWork._do_steps, FinishWork.end
+
+    async def late(work: FinishWork, job: Job) -> dict[str, str]:
+        begins.set()
+        await asyncio.to_thread(ended.wait, LONG)
+        return await keys_of(work, job)
+
+    async def noted_steps(work: FinishWork, *args: Any) -> None:
+        try:
+            await do_steps(work, *args)
+        finally:
+            begun.set()
+
+    def end_first(work: FinishWork) -> None:
+        end(work)
+        ended.set()
+        begun.wait(LONG)
+
+    monkeypatch.setattr(FinishWork, "_keys_of", late)
+    monkeypatch.setattr(FinishWork, "_do_steps", noted_steps)
+    monkeypatch.setattr(FinishWork, "end", end_first)
+    finishing(lab, copy(lab))
+    session(lab.connect())
+    assert begins.wait(LONG)
+    lab.close()
+    assert begun.is_set()
 
 
 # ------------------------------------------------------------------------------------------------ in their order
