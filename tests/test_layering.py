@@ -72,6 +72,8 @@ BY_NAME = {
     "rigsync.journal.query": "pandas, where a frame is asked for",
     "rigsync.rig.journaling": "what tells a rig's journal, once somebody asks for it",
     "rigsync.compat": "what needs iblutil, once the program has loaded that",
+    "rigsync.coordinator.journaling": "what writes reports and metadata, only where they are asked for",
+    "rigsync.coordinator.lab": "what reads the file of rigs, only where there is one",
     "rigsync.coordinator.stand_ins": "what finds the class for a rig that is a program, only where there is such a rig",
 }
 """The modules that load others by a call, and which."""

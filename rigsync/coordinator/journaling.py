@@ -6,7 +6,8 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from rigsync.config.journal import Journal, chosen_journal
 from rigsync.config.rigs import Rigs
@@ -15,8 +16,10 @@ from rigsync.coordinator.view import RigView
 from rigsync.core.enums import ExpStatus
 from rigsync.core.events import CoordinatorClosed, CoordinatorOpened
 from rigsync.journal.recorder import COORDINATOR, Recorder, Subject
-from rigsync.journal.report.background import SessionReports
 from rigsync.runtime.hub import Hub
+
+if TYPE_CHECKING:
+    from rigsync.journal.report.background import SessionReports
 
 logger = logging.getLogger("rigsync.report")
 
@@ -66,7 +69,10 @@ def reports_of(hub: Hub, rigs: Rigs, recorder: Recorder | None) -> SessionReport
                 text = "%s: no %s is written, since there is no journal; leave out journal: off"
                 logger.warning(text, folder, what)
         return None
-    return SessionReports(hub, recorder, rigs.report, rigs.metadata)
+    made: SessionReports = import_module("rigsync.journal.report.background").SessionReports(
+        hub, recorder, rigs.report, rigs.metadata
+    )
+    return made
 
 
 def sample_of(view: RigView) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
+from importlib import import_module
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from rigsync._text import close_match
-from rigsync.config.files import load_rigs
 from rigsync.config.rigs import Rigs, checked_timeout
 from rigsync.coordinator.closing import Closing
 from rigsync.coordinator.commands import Commands
@@ -76,7 +76,8 @@ class Lab(Generic[_Experiment, _Rehearsed]):
         ConfigError
             The file, by line and key.
         """
-        return cls(load_rigs(path), **options)  # type: ignore[call-arg] # each takes the rigs first
+        rigs = import_module("rigsync.config.files").load_rigs(path)
+        return cls(rigs, **options)  # type: ignore[call-arg] # each takes the rigs first
 
     # ------------------------------------------------------------------------------------------------- looking
 

@@ -294,7 +294,7 @@ class MqttListener(Listener):
                 self._serves = False
                 self._client.unsubscribe([f"{self._base}/in"])
                 self._yield()
-            else:  # the broker may now keep another picture than this rig's; and who claims the name is answered at once
+            else:  # the broker may now keep another picture than this rig's; who claims the name is answered at once
                 self._show_soon(0.0 if "claims" in view else 0.1)
         elif is_other and (view.get("connected") is True or ("claims" in view and comes_first)):
             self._yield()
