@@ -30,8 +30,8 @@ _PROCESS = psutil.Process()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the test that takes longest by far: at the end its process would run alone."""
-    items.sort(key=lambda item: item.path.name != "test_long_session.py")
+    """Begin with the tests that take longest by far: at the end their process would run alone."""
+    items.sort(key=lambda item: item.path.name not in ("test_long_session.py", "test_awaiting_rigs.py"))
 
 
 def pytest_collection() -> None:
