@@ -150,7 +150,8 @@ class RehearsalCourse(Course[Any, Any]):
         rule = self._services.hub.rule
         self._rules.append(rule(MessageReceived, self._note_answer))
         self._rules += [rule(PushBegun, self._note_push), rule(RigSettled, self._note_refusal)]
-        answers = yield from self._tell("EXPINFO", self._rigs, ExpStatus.CONNECTED, information(self.exp_ref))
+        # No rig is asked for an experiment of that name: nobody records it.
+        answers = yield from self._tell("EXPINFO", self._rigs, ExpStatus.CONNECTED, information(None))
         told = information_in(answers)
         able = [rig for rig in answers if told.get(rig, {}).get("rehearses") is True]
         for rig in answers.keys() - able:

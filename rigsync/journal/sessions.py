@@ -37,7 +37,7 @@ from rigsync.journal.drafts import RunRow, SessionRow
 from rigsync.journal.rows import COMPLETE, FAILED, INCOMPLETE, INTERRUPTED, OK
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
-INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
+INTERRUPT, CLEANUP, INFO = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP, ExpMessage.EXPINFO
 REMEMBERED = 16
 """Sessions whose alerts still find them when they are over: an alert is tried for minutes."""
 
@@ -96,6 +96,8 @@ class CoordinatorSessions(_Sessions):
         self._going: dict[str, _Course] = {}
         """By reference in its canonical form."""
         self._pushes: dict[float, _Course | None] = {}
+        self._asked: dict[float, str] = {}
+        """The experiments that the EXPINFOs name which are under way."""
         self._rehearsing: set[str] = set()
 
     @property
@@ -110,6 +112,8 @@ class CoordinatorSessions(_Sessions):
         elif isinstance(event, PushCompleted):
             known = self._pushes.pop(event.request_time, None)
             course = known or self._of(event.answers.keys() | event.failures.keys())
+            if (reference := self._asked.pop(event.request_time, None)) and event.failures:
+                course = self._never_begun(reference, event, time)
             if course:
                 self._complete(course, event, time)
         else:
@@ -126,6 +130,10 @@ class CoordinatorSessions(_Sessions):
         course = self._of([rig])
         return course.row if course else None
 
+    def _goes_on_at(self, rigs: list[str]) -> bool:
+        course = self._of(rigs)
+        return course is not None and course.row.ended is None
+
     def _of(self, rigs: Iterable[str] | None) -> _Course | None:
         """Return the newest session with one of these rigs, or of any."""
         asked = None if rigs is None else set(rigs)
@@ -134,7 +142,16 @@ class CoordinatorSessions(_Sessions):
                 return course
         return None
 
+    def _never_begun(self, reference: str, event: PushCompleted, time: float) -> _Course:
+        """Return a session that comes to nothing, since not all rigs are there."""
+        course = self._open(reference, [*event.answers, *event.failures], time)
+        course.row.rigs.update((rig, error.problem) for rig, error in event.failures.items())
+        self._conclude(course, FAILED, time)
+        return course
+
     def _begin(self, event: PushBegun, time: float) -> _Course | None:
+        if event.event is INFO and (reference := introduced(event.args)) and not self._goes_on_at(event.rigs):
+            self._asked[event.request_time] = reference
         if event.event not in (INIT, START):
             course = self._of(event.rigs)
             if course is None and event.event in (END, INTERRUPT):
@@ -346,6 +363,13 @@ class RigSessions(_Sessions):
             if event.event is INTERRUPT and row.outcome != FAILED:
                 row.outcome = INTERRUPTED
         self._is_settling = False
+
+
+def introduced(args: list[Any]) -> str | None:
+    """Return the experiment that an EXPINFO names."""
+    information = args[-1] if args else None
+    reference = information.get("exp_ref") if isinstance(information, dict) else None
+    return reference if isinstance(reference, str) and reference else None
 
 
 def recorded_in(information: Mapping[str, Any]) -> tuple[int, int]:

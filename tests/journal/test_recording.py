@@ -170,6 +170,44 @@ def test_an_experiment_that_does_not_begin_has_failed(
     assert theirs["ended"]
 
 
+def test_an_experiment_whose_rigs_are_not_all_there_has_failed(
+    serve: Callable[..., Any], connect: Callable[..., Any], path: Path
+) -> None:
+    calls: list[None] = []
+
+    def fail_once(*_: Any) -> None:
+        calls.append(None)
+        if len(calls) == 1:
+            raise ValueError("no camera")
+
+    aux = connect(serve("bad", {"EXPINFO": fail_once}), serve("good"), journal=path)
+    with pytest.raises(ExperimentError), aux.experiment(REF):
+        pass
+    (ours,) = sessions(path)
+    assert (ours["ref"], ours["outcome"], ours["failures"], ours["ended"] is None) == (REF, "failed", 1, False)
+    assert (list(ours["rigs"]), "no camera" in ours["rigs"]["bad"]) == (["bad"], True)
+    assert [record["session"] for record in records(path, "PushCompleted")] == [ours["id"]]
+    with aux.experiment(REF):
+        pass
+    assert [found["outcome"] for found in sessions(path)] == ["failed", "complete"]
+
+
+def test_an_introduction_of_no_experiment_or_in_one_is_no_session(
+    serve: Callable[..., Any], connect: Callable[..., Any], path: Path
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no camera")
+
+    aux = connect(serve("cameras", {"EXPINFO": fail}), journal=path)
+    for information in (None, {"exp_ref": None}, {"exp_ref": 7}, [REF]):
+        aux.push("EXPINFO", "CONNECTED", information, wait=True)
+    aux.request("EXPINIT", {"exp_ref": REF})
+    aux.request("EXPSTART", REF)
+    aux.push("EXPINFO", "CONNECTED", {"exp_ref": "2026-03-01_9_mouse"}, wait=True)
+    (ours,) = sessions(path)
+    assert (ours["ref"], ours["outcome"]) == (REF, None)
+
+
 def test_one_that_is_retried_and_ends_is_complete(
     serve: Callable[..., Any], connect: Callable[..., Any], path: Path
 ) -> None:
@@ -206,7 +244,7 @@ def test_one_that_another_program_ends_is_one_session(rig: Rig, connect: Callabl
 def test_a_rehearsal_is_no_session(serve: Callable[..., Any], connect: Callable[..., Any], path: Path) -> None:
     rig = Rig("cameras", "udp://127.0.0.1:0", journal=path)
     rig.rehearsal(lambda *_: {})
-    with rig, Auxiliaries({"cameras": rig.uri}, journal=path) as aux:
+    with rig, Auxiliaries({"cameras": rig.uri, "gone": "udp://127.0.0.1:9"}, journal=path) as aux:
         aux.rehearse(seconds=0.1)
         assert "EXPSTART" in pushed(path)
     assert rows(path, "SELECT * FROM session") == []
