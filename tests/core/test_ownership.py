@@ -96,6 +96,9 @@ def test_what_nobody_has_listened_to_is_not_held_against_the_owner_once_in_a_sil
     ownership.heard("a" * 16, 116.0)
     ownership.pass_over(1.0, 124.0)
     assert ownership.expires() == 129.0
+    brief = owned(now=100.0, lease=ANA.patience)
+    brief.pass_over(1.0, 104.0)
+    assert brief.expires() == 109.0  # all of its patience
     nobody = Ownership(LEASE)
     nobody.pass_over(1.0, 100.0)
     assert nobody.expires() == math.inf

@@ -147,6 +147,14 @@ def test_a_message_up_to_the_limit_passes_and_one_byte_more_does_not(step: int) 
     assert fed(pieces(fits + over), limit) == ([fits], "message over the limit")
 
 
+@pytest.mark.parametrize(("size", "says_why"), [(50, True), (51, False)])
+def test_a_message_that_only_its_wide_characters_put_over_the_limit_is_told_so(size: int, says_why: bool) -> None:
+    data = b'["' + "\u0100".encode() + b"x" * (size - 6) + b'"]'
+    with pytest.raises(RemoteProtocolError) as raised:
+        list(StreamDecoder(50).feed(data))
+    assert ("count for more with characters beyond U+00FF" in str(raised.value)) is says_why
+
+
 def test_what_is_over_the_limit_is_found_out_before_it_is_kept() -> None:
     decoder = StreamDecoder(1000)
     assert list(decoder.feed(b'["' + b"x" * 98)) == []
