@@ -246,6 +246,8 @@ class FinishWork:
                 with contextlib.suppress(RigsyncError, RuntimeError):
                     await self._aside.begin(log.close)
                     self._logs.discard(log)
+            if not self._closing.is_set():
+                await self.save(job, durable=False)  # that it does not run any more
             self.wake()
 
     async def _do_steps(self, running: Running, log: SessionLog) -> None:
@@ -302,7 +304,7 @@ class FinishWork:
         return keys_of_outputs(await asyncio.gather(*looks))
 
     async def _note_failure(self, job: Job, problem: str) -> None:
-        job.attempts += 1
+        job.attempts, job.running, job.percent = job.attempts + 1, False, None
         job.problem = one_line(problem)[:LONGEST_TEXT]
         if job.attempts > len(RETRIES):
             self.give_up(job, job.problem)

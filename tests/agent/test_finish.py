@@ -391,7 +391,7 @@ def test_what_fails_for_good_is_told_with_the_remedy(lab: Lab, caplog: pytest.Lo
     assert problem.endswith(f"rigsync transfers {agent._own.source} --retry {REFERENCE}")
     assert "no server" in problem
     assert problem in caplog.text
-    until(lambda: [(job["state"], job["attempts"]) for job in jobs(lab)] == [("failed", 3)])
+    until(lambda: [(job["state"], job["attempts"], job["running"]) for job in jobs(lab)] == [("failed", 3, False)])
     session(aux, NEXT)  # it is no failure of the next one
     assert len(told) == 1 or told[1].body["exp_ref"] == NEXT
 
