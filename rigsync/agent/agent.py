@@ -251,7 +251,7 @@ class Agent(Rig):
         """
         told: dict[str, Any] = {}
         failures: list[Exception] = []
-        recorded, self._recording = self._recording, None
+        recorded = self._recording  # an interrupt that overtakes this message tells of it, too
         self._scratch.end()
         for watch in self._watches:
             watch.cancel()
@@ -283,8 +283,8 @@ class Agent(Rig):
             elif is_over and (validate := self._file.validate):
                 told["validated"] = len(recorded.finished)
                 bad |= await faults(validate, recorded.finished, values, self._run, self._take.note)
-            if not is_over:
-                self._recording = recorded  # another EXPEND looks at these again
+        if is_over or event is not ExpMessage.EXPEND:  # else another EXPEND looks at these again
+            self._recording = None
         if is_over and (left := await self._scratch.remove()):
             bad["rehearsal"] = left
         self._forget_ended()  # not before: an interrupt that overtakes this message reports them

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from platforms import needs_ffmpeg, posix
-from processes import LONG
+from processes import LONG, until
 
 from agent.test_agent import STOP, Lab, lab
 from agent.test_serve import FFMPEG
@@ -85,6 +85,17 @@ def test_after_an_interrupt_nobody_has_looked(lab: Lab) -> None:
     agent_of(lab, {"a": "good"}, {"run": [*lab.program(REFUSES), "{file}"]})
     (file,) = told(lab, "EXPINTERRUPT")["files"]
     assert (file["bytes"], file["verified"]) == (4, None)
+
+
+def test_an_interrupt_that_overtakes_the_end_tells_what_was_recorded(lab: Lab) -> None:
+    ends = lab.program("import time; open('ending', 'w').close(); time.sleep(1000)", "ends.py")
+    agent_of(lab, {"a": "good"}, {"run": lab.program("", "x.py")}, {"run": ends})
+    aux = started(lab)
+    aux.push("EXPEND")
+    until((lab.folder / "ending").exists)
+    (file,) = aux.request("EXPINTERRUPT", timeout=LONG)["cameras"][-1]["recorded"]["files"]
+    assert (file["bytes"], file["verified"]) == (4, None)
+    aux.request("EXPCLEANUP", timeout=LONG)
 
 
 @posix
