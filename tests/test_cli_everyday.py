@@ -172,6 +172,24 @@ def test_a_reference_of_another_form_is_refused_unless_it_is_meant(desk: Desk) -
     assert (rig.status, rig.exp_ref) == (ExpStatus.RUNNING, "mouse1")
 
 
+@pytest.mark.parametrize("delay", ["1e9", "0", "-1"])
+def test_an_instant_that_is_none_is_refused_before_any_rig_is_told(desk: Desk, delay: str) -> None:
+    desk.rig("cameras")
+    outcome = desk.run("start", REFERENCE, "--delay", delay, status=2)
+    assert "delay" in outcome.err
+    assert desk.told["cameras"] == []
+
+
+def test_it_records_under_no_other_name_than_the_one_that_was_typed(desk: Desk) -> None:
+    """As where somebody has begun another experiment at the main sync, and not gone on."""
+    desk.rig("cameras")
+    desk.rig("ephys", {"EXPINFO": lambda *_: {"exp_ref": "2026-03-01_9_rat"}}, main_sync=True)
+    outcome = desk.run("start", REFERENCE, status=1)
+    assert "2026-03-01_9_rat has begun there, and it is the main sync" in rows_of(outcome.out)["ephys"][1]
+    assert outcome.err.endswith(f"Error: {REFERENCE} has not begun on any rig\n")
+    assert desk.told == {"cameras": ["EXPINFO"], "ephys": ["EXPINFO"]}
+
+
 # --------------------------------------------------------------------------------------------------- all or none
 
 
@@ -185,7 +203,7 @@ def test_a_rig_that_fails_at_the_start_takes_the_others_back(desk: Desk, program
         assert rows["cameras"] == ["ok", "started; then interrupted and cleaned up"]
         assert rows["imaging"][0] == "failed"
         assert "EXPSTART failed: ValueError: imaging cannot do EXPSTART" in rows["imaging"][1]
-        assert outcome.err.endswith(f"Error: {REFERENCE} has not begun: no rig is to record it\n")
+        assert outcome.err.endswith(f"Error: {REFERENCE} has not begun on any rig\n")
         states = desk.json("status")["rigs"]
         assert {rig: state["status"] for rig, state in states.items()} == dict.fromkeys(states, "CONNECTED")
     document = desk.json("start", REFERENCE, status=1)  # that rig is gone now

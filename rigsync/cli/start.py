@@ -87,7 +87,7 @@ def command(
         with view_of(as_json) as view, connect(rigs, leave_running=True) as auxiliaries:
             with usage_errors():
                 experiment = auxiliaries.experiment(ref, init=begin, start=data, delay=delay, timeout=timeout)
-            experiment.stays = False
+            experiment.stays = experiment.adopts = False
             following = Following(auxiliaries, view, list(rigs.rigs), MESSAGES)
             try:
                 with following, experiment:
@@ -126,7 +126,7 @@ def _until(view: RigView | None) -> str:
 def _say(outcome: Outcome, exp_ref: str | None) -> None:
     session = printable(exp_ref or "the session")
     if outcome.failed:
-        click.echo(f"Error: {session} has not begun: no rig is to record it", err=True)
+        click.echo(f"Error: {session} has not begun on any rig", err=True)
         return
     print_starts(outcome.results["EXPSTART"])
     write_line(f"{session} has begun, and nobody is in charge of it: rigsync stop ends it")

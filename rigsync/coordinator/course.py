@@ -7,6 +7,7 @@ steps on the calling thread, `AsyncExperiment` on an event loop.
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
@@ -35,8 +36,8 @@ from rigsync.coordinator.introductions import (
 )
 from rigsync.coordinator.results import PushResult
 from rigsync.coordinator.service import RigServices
-from rigsync.core.arguments import compose
-from rigsync.core.enums import ExpStatus
+from rigsync.core.arguments import checked_delay, compose
+from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Dialect
 from rigsync.core.lifecycle import reference_text
 from rigsync.core.orders import Asked
@@ -97,6 +98,7 @@ class Course(Generic[_Begun, _Done]):
             raise TypeError(f"init is a mapping, the data of EXPINIT, not {type(init).__name__}")
         if init is not None and "exp_ref" in init:
             raise ValueError("the reference is the first argument; leave exp_ref out of init")
+        checked_delay(ExpMessage.EXPSTART, None, delay, time.time())  # before any rig is told of anything
         if on_failure is not None and not callable(on_failure):
             raise TypeError(f"on_failure is a function, not {type(on_failure).__name__}")
         self._services, self._unfinished, self._rigs = services, unfinished, list(rigs)
@@ -108,6 +110,8 @@ class Course(Generic[_Begun, _Done]):
         """What became of each message, by its name."""
         self.ready = Latch()
         """Set while every rig records; serves as a thread event and as a condition."""
+        self.adopts = True
+        """Whether the reference of a main sync that has begun another experiment counts."""
         self.stays = True
         """Whether its program goes on after it. Then a rig that was out of reach is told to stop once it answers."""
         self._watch: FailureWatch | None = None
@@ -333,7 +337,7 @@ class Course(Generic[_Begun, _Done]):
     def _beginning(self) -> Steps:
         told = information_in((yield from self._tell_all("EXPINFO", ExpStatus.CONNECTED, information(self.exp_ref))))
         try:
-            self.exp_ref = main_reference(told, self.exp_ref)
+            self.exp_ref = main_reference(told, self.exp_ref, self.adopts)
             if not self._init.get("takeover"):
                 check_not_running(told, self.exp_ref)
         except Unfit as unfit:

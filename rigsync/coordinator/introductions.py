@@ -53,8 +53,8 @@ def check_not_running(told: Told, exp_ref: str | None) -> None:
     ]
     if running:
         problem = (
-            f"it records {exp_ref} already; go on with that by init={{'takeover': True}}, or stop it by "
-            "EXPEND or EXPINTERRUPT, or give this experiment another number"
+            f"it records {exp_ref} already; stop that by rigsync stop, go on with it by init={{'takeover': True}}, or "
+            "give this experiment another number"
         )
         raise Unfit(running, problem)
 
@@ -66,8 +66,11 @@ def is_strangers(info: Mapping[str, Any], exp_ref: str | None) -> bool:
     return info.get("status") == int(ExpStatus.RUNNING) and reference is not None and not is_same
 
 
-def main_reference(told: Told, exp_ref: str | None) -> str | None:
-    """Return the main sync's reference if it has told one, as iblrig's task code does; there may be one main sync."""
+def main_reference(told: Told, exp_ref: str | None, adopts: bool = True) -> str | None:
+    """Return the main sync's reference if it has told one, as iblrig's task code does; there may be one main sync.
+
+    By `Unfit` it may not be another one than `exp_ref` unless the experiment `adopts` that.
+    """
     main = [rig for rig, info in told.items() if info.get("main_sync")]
     if len(main) > 1:
         problem = f"{' and '.join(main)} claim to be the main sync, which one rig is; see how they are configured"
@@ -80,6 +83,12 @@ def main_reference(told: Told, exp_ref: str | None) -> str | None:
             except ValueError as error:
                 problem = f"it is the main sync, and what it tells is no reference: {error}"
                 raise Unfit([rig], problem) from None
+            if exp_ref is not None and not same_reference(exp_ref, found) and not adopts:
+                problem = (
+                    f"{found} has begun there, and it is the main sync, whose reference counts; rigsync stop ends "
+                    "that, and rigsync interrupt breaks it off"
+                )
+                raise Unfit([rig], problem)
             if exp_ref is not None and not same_reference(exp_ref, found):
                 logger.warning("%s is the main sync: %s", rig, one_line(f"its reference {found} counts, not {exp_ref}"))
             return found
