@@ -23,7 +23,7 @@ from rigsync.core.health import STATUS, problem_of
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, named_reference, rehearses
 from rigsync.core.notices import FAILURE as TROUBLE
 from rigsync.core.notices import FREE_DISK
-from rigsync.errors import Aborted, Cancelled, Interrupted, RigError
+from rigsync.errors import Aborted, BusyError, Cancelled, Interrupted, RigError
 
 _INIT, _START, _END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 _INTERRUPT, _CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
@@ -74,6 +74,10 @@ class CoordinatorWatch:
         self._elsewhere = elsewhere
         self._mine: dict[str, str | None] = {}
         """The reference of each rig, from EXPINIT to EXPCLEANUP."""
+        self._others: dict[str, str] = {}
+        """Of rigs that another program has begun, and this one tells to end: the reference."""
+        self._lost: set[str] = set()
+        """Rigs that were told of as lost."""
         self._rehearsing: set[str] = set()
         self._running: set[str] = set()
         self._session: _Session | None = None
@@ -83,6 +87,7 @@ class CoordinatorWatch:
         if isinstance(event, Notice):
             return self._notice(event)
         if isinstance(event, LinkLost):
+            self._lost.add(event.rig)
             return self._of(event.rig, LOST, event.reason)
         if event.event not in LIFECYCLE_MESSAGES:
             return ()
@@ -104,17 +109,19 @@ class CoordinatorWatch:
             for rig in event.rigs:
                 self._mine[rig] = _reference(_INIT, event.args)
                 self._running.discard(rig)
+                self._lost.discard(rig)
                 (self._rehearsing.add if is_rehearsal else self._rehearsing.discard)(rig)
         elif event.event is _START:
             for rig in event.rigs:
                 self._mine.setdefault(rig, _reference(_START, event.args))
             self._start(event.rigs, now)
-        elif event.event is _INTERRUPT:
-            rigs = tuple(
-                rig
-                for rig in event.rigs
-                if rig not in self._rehearsing and (rig in self._running or rig not in self._mine)
-            )
+        else:
+            for rig in event.rigs:
+                if rig not in self._mine and (reference := self._elsewhere([rig])) is not None:
+                    self._others[rig] = reference
+        if event.event is _INTERRUPT:
+            told = self._running | self._others.keys()
+            rigs = tuple(rig for rig in event.rigs if rig in told and rig not in self._rehearsing)
             if rigs:
                 return [Happening(INTERRUPTED, rigs, _why(event.args), self._reference(rigs))]
         return ()
@@ -122,7 +129,7 @@ class CoordinatorWatch:
     def _completed(self, event: PushCompleted, now: float) -> Iterator[Happening]:
         failures = {rig: error for rig, error in event.failures.items() if rig not in self._rehearsing}
         for rig, error in failures.items():
-            if not isinstance(error, _CALLED_OFF):
+            if self._is_told(event, rig, error):
                 text = f"{event.event.name}: {_line(error.problem)}"
                 yield Happening(FAILURE, (rig,), text, self._reference([rig]))
         if event.event is _INIT:
@@ -138,11 +145,21 @@ class CoordinatorWatch:
             for rig in [*event.answers, *event.failures]:
                 self._forget(rig)
 
+    def _is_told(self, event: PushCompleted, rig: str, error: RigError) -> bool:
+        """Whether anybody is told that a message has failed on a rig."""
+        if isinstance(error, _CALLED_OFF):
+            return False
+        if event.event not in ENDS:
+            return True
+        # Of a rig that is lost everybody knows; and the end of what does not go on, or is another's, is no failure.
+        is_known = event.event is not _END and rig in self._lost
+        return (rig in self._mine or rig in self._others) and not is_known and not isinstance(error, BusyError)
+
     def _ended(self, event: PushCompleted, failures: Mapping[str, RigError], now: float) -> Iterator[Happening]:
         answers = {rig: args for rig, args in event.answers.items() if rig not in self._rehearsing}
         session = self._session
         if session is None:  # another program has begun it
-            if event.event is not _END or not answers:
+            if event.event is not _END or self._others.keys().isdisjoint(answers):
                 return
             session = _Session(None)
         session.end(event.event, answers, failures)
@@ -160,11 +177,13 @@ class CoordinatorWatch:
 
     def _forget(self, rig: str) -> None:
         self._mine.pop(rig, None)
+        self._others.pop(rig, None)
         self._running.discard(rig)
         self._rehearsing.discard(rig)
 
     def _reference(self, rigs: Collection[str]) -> str | None:
-        return next((ref for rig in rigs if (ref := self._mine.get(rig))), None) or self._elsewhere(rigs)
+        known = (self._mine.get(rig) or self._others.get(rig) for rig in rigs)
+        return next(filter(None, known), None) or next(iter(self._others.values()), None)
 
 
 class _Session:

@@ -17,7 +17,7 @@ from rigsync.config.rigs import Rigs, checked_timeout, rigs_from
 from rigsync.coordinator.closing import Closing
 from rigsync.coordinator.commands import Commands
 from rigsync.coordinator.experiment import AsyncExperiment
-from rigsync.coordinator.journaling import recorder_of, reference_at, reports_of
+from rigsync.coordinator.journaling import going_on_at, recorder_of, reports_of
 from rigsync.coordinator.lab import Lab
 from rigsync.coordinator.push import Push
 from rigsync.coordinator.rehearsal import AsyncRehearsal, Rehearsal
@@ -108,7 +108,7 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         services = RigServices(self.rigs, log=log, hub=self.hub, pause=pause, recorder=self._recorder)
         self.services = self._services = services
         """The rigs by name, with the members of iblutil's `Services`."""
-        self._alerts = Alerts(self.hub, self.rigs.alerts, CoordinatorWatch(functools.partial(reference_at, services)))
+        self._alerts = Alerts(self.hub, self.rigs.alerts, CoordinatorWatch(functools.partial(going_on_at, services)))
         self._closing = Closing(self.services, leave_running, self._alerts)
         self._send, self._commands = self.services.push, Commands(self.services, self.rigs)
         self._unfinished, self._made = set(), weakref.WeakSet()

@@ -37,7 +37,8 @@ def recorder_of(hub: Hub, rigs: Rigs, journal: Journal, services: Callable[[], R
         return {"rigs": {name: str(rig.address) for name, rig in rigs.rigs.items()}}
 
     def reference(names: Iterable[str]) -> str | None:
-        return reference_at(services(), names)
+        # This is asked some time after the message, when a rig may have ended already.
+        return reference_at(services(), names, ExpStatus.INITIALIZED, ExpStatus.RUNNING, ExpStatus.STOPPED)
 
     files = [] if rigs.source is None else [rigs.source]
     recorder = Recorder(
@@ -48,10 +49,15 @@ def recorder_of(hub: Hub, rigs: Rigs, journal: Journal, services: Callable[[], R
     return recorder
 
 
-def reference_at(services: RigServices, names: Iterable[str]) -> str | None:
+def going_on_at(services: RigServices, names: Iterable[str]) -> str | None:
     """Return which experiment goes on at some rigs, as they say; None for none."""
+    return reference_at(services, names, ExpStatus.INITIALIZED, ExpStatus.RUNNING)
+
+
+def reference_at(services: RigServices, names: Iterable[str], *states: ExpStatus) -> str | None:
+    """Return which experiment some rigs in one of these states name; None for none."""
     known = services.views()
-    going = [view for rig in names if (view := known.get(rig)) and view.status is not ExpStatus.CONNECTED]
+    going = [view for rig in names if (view := known.get(rig)) and view.status in states]
     counted = Counter(view.exp_ref for view in going if view.exp_ref is not None)
     return counted.most_common(1)[0][0] if counted else None
 

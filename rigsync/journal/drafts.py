@@ -38,6 +38,10 @@ class SessionRow:
     failures: int = 0
     adopts: frozenset[str] = frozenset()
     """Its rigs, where it goes on with a session that another coordinator has begun and not ended, if there is one."""
+    is_only_ended: bool = False
+    """Whether the run has begun nothing of it, and only told the rigs to end."""
+    is_settled: bool = False
+    """Whether it was over before this run took part in it; then what the file has of it stays."""
     id: int | None = None
     is_changed: bool = True
 

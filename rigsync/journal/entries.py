@@ -25,7 +25,9 @@ from rigsync.core.events import (
     StreamUpdated,
     ViolationSeen,
 )
+from rigsync.core.lifecycle import ENDS
 from rigsync.core.notices import FAILURE
+from rigsync.errors import BusyError
 from rigsync.hub.documents import fields_as_json, fields_of, json_of, small
 from rigsync.hub.events import AlertFailed
 from rigsync.journal.secrets import may_hold_secrets, without_secrets
@@ -79,6 +81,8 @@ def spoils(event: Event) -> bool:
     error: Any = None
     if isinstance(event, MessageHandled):
         error = event.error
+    elif isinstance(event, PushCompleted) and event.event in ENDS:
+        return not all(isinstance(failure, BusyError) for failure in event.failures.values())
     elif isinstance(event, Notice) and event.topic == "log":  # what a rig tells of others' messages
         error = event.body["error"]
     is_refusal = isinstance(error, str) and error.partition(":")[0] in _REFUSALS
@@ -105,8 +109,3 @@ def encoded(fields: dict[str, Any]) -> str:
         fields = without_secrets(fields)
         text = json_of(fields)
     return text if len(text) <= LARGEST else json_of(small(fields))
-
-
-def storable(text: str) -> str:
-    """Return text that SQLite can take: lone surrogates are escaped."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -14,8 +14,7 @@ from rigsync.errors import JournalError
 from rigsync.hub.documents import json_of
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.drives import network_of
-from rigsync.journal.entries import storable
-from rigsync.journal.rows import COMPLETE, INCOMPLETE, OK
+from rigsync.journal.rows import COMPLETE, INCOMPLETE, OK, storable
 from rigsync.journal.store import open_to_write, transaction
 from rigsync.journal.troubles import told_as_journal_error
 from rigsync.runtime.disk_writer import at_ease
@@ -34,6 +33,12 @@ _UNFINISHED = (
     "WHERE ref = ? AND ended IS NULL AND kind = 'coordinator' AND collected IS NULL AND session.run != ? "
     "ORDER BY began DESC LIMIT 1"
 )
+_JUST_ENDED = (
+    "SELECT session.id, began FROM session JOIN run ON run.id = session.run "
+    "WHERE ref = ? AND ended > ? AND kind = 'coordinator' AND collected IS NULL ORDER BY began DESC LIMIT 1"
+)
+_AFTERMATH = 3600.0
+"""Seconds after its end in which a session may be ended once more, as by who cleans up after a task that crashed."""
 
 LEFT = "it had begun, and was not ended with the others"
 """What became of a rig whose session another program has ended elsewhere."""
@@ -155,13 +160,15 @@ class JournalFile:
     def _put_session(self, row: SessionRow, made: list[RunRow | SessionRow]) -> None:
         if row.id is None and row.adopts:
             self._adopt(row)
+        if row.id is None and row.is_only_ended and row.outcome is None:
+            return  # nobody knows yet whether the rigs obey
         subject = None if row.subject is None else storable(row.subject)
         values = storable(row.ref), subject, row.began, row.ended, row.outcome, json_of(row.rigs)
         numbers = row.files, row.bytes, row.failures
         if row.id is None:
             row.id = self._connection.execute(ADD_SESSION, (row.run.id, *values, *numbers)).lastrowid
             made.append(row)
-        elif row.is_changed:
+        elif row.is_changed and not row.is_settled:
             columns = ("ref", "subject", "began", "ended", "outcome", "rigs", "files", "bytes", "failures")
             changes = ", ".join(f"{column} = ?" for column in columns)
             self._connection.execute(f"UPDATE session SET {changes} WHERE id = ?", (*values, *numbers, row.id))  # noqa: S608
@@ -169,8 +176,13 @@ class JournalFile:
     def _adopt(self, row: SessionRow) -> None:
         """Go on with the session that another coordinator has begun and not ended, if there is one."""
         found = self._connection.execute(_UNFINISHED, (storable(row.ref), row.run.id)).fetchone()
+        if not found and row.is_only_ended:
+            found = self._connection.execute(_JUST_ENDED, (storable(row.ref), row.began - _AFTERMATH)).fetchone()
+            row.is_settled = found is not None
         rigs, row.adopts = row.adopts, frozenset()
-        if found:
+        if row.is_settled:
+            row.id, row.began = found[:2]
+        elif found:
             row.id, row.began, row.is_changed = found[0], found[1], True
             before = _plain_map(found[2])
             before.update((rig, LEFT) for rig, told in before.items() if told == OK and rig not in rigs)

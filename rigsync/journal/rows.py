@@ -151,3 +151,8 @@ def run_of(row: tuple[Any, ...]) -> Run:
     origin = None if collected is None else json_of(collected)
     called = name if origin is None else str(origin.get("rig") or name)
     return Run(id, uuid, kind, called, host, program, opened, closed, json_of(about), origin)
+
+
+def storable(text: str) -> str:
+    """Return text that SQLite can take: lone surrogates are escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -17,7 +17,8 @@ from rigsync.core.events import (
 from rigsync.core.lifecycle import LIFECYCLE_MESSAGES
 from rigsync.journal.about import LOOK, Repository
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
-from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, spoils, storable
+from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, spoils
+from rigsync.journal.rows import storable
 from rigsync.journal.sessions import CoordinatorSessions, RigSessions, named_by
 
 THIN, THIN_LATER, THINNER = 5.0, 60.0, 0.1

@@ -21,6 +21,7 @@ from rigsync.core.events import (
 )
 from rigsync.core.health import LONGEST, MOST, problem_of
 from rigsync.core.lifecycle import (
+    ENDS,
     LIFECYCLE_MESSAGES,
     canonical_reference,
     named_reference,
@@ -31,7 +32,7 @@ from rigsync.core.lifecycle import (
 from rigsync.core.messages import Verb
 from rigsync.core.notices import FAILURE, RECOVERED
 from rigsync.core.recorded import totals_of
-from rigsync.errors import RemoteError, RigError
+from rigsync.errors import BusyError, RemoteError, RigError
 from rigsync.hub.events import AlertEvent
 from rigsync.journal.drafts import RunRow, SessionRow
 from rigsync.journal.rows import COMPLETE, FAILED, INCOMPLETE, INTERRUPTED, OK
@@ -158,6 +159,7 @@ class CoordinatorSessions(_Sessions):
                 reference = self._reference(event.rigs)  # another program has begun it
                 if reference is not None and self._rehearsing.isdisjoint(event.rigs):
                     course = self._open(reference, event.rigs, time, adopts=True)
+                    course.row.is_only_ended = True
             return course
         reference, is_joined, is_rehearsal = _named(event.event, event.args)
         if event.event is INIT:
@@ -202,7 +204,11 @@ class CoordinatorSessions(_Sessions):
         if message not in LIFECYCLE_MESSAGES:
             return
         self.changed[row] = None
-        failures = {rig: error.problem for rig, error in event.failures.items()}
+        # Who is not in charge is refused, and ends nothing.
+        is_end = message in ENDS
+        failures = {r: e.problem for r, e in event.failures.items() if not (is_end and isinstance(e, BusyError))}
+        if is_end and not (failures or event.answers):
+            return
         if message in (INIT, START):
             row.rigs.update(failures)
             course.has_failed = course.has_failed or bool(failures)

@@ -21,7 +21,7 @@ from rigsync.core.events import (
     PushCompleted,
     StatusChanged,
 )
-from rigsync.errors import Interrupted, RemoteError, RigTimeout
+from rigsync.errors import BusyError, Interrupted, RemoteError, RigRefused, RigTimeout
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
@@ -102,9 +102,9 @@ def test_a_session_that_ends_badly() -> None:
 
 def test_an_experiment_that_another_program_has_begun_has_its_reference() -> None:
     """As at `rigsync stop`, which has sent no EXPINIT."""
-    watch = CoordinatorWatch(lambda rigs: REFERENCE if "left" in rigs else None)
+    watch = CoordinatorWatch(lambda _: REFERENCE)
     failed = completed(END, ["right"], {"left": RemoteError("left", "EndedBadly", "nothing was recorded", "")})
-    found = [*watch.take(failed, 0.0), *watch.take(begun(INTERRUPT), 1.0)]
+    found = [each for event in (begun(END), failed, begun(INTERRUPT)) for each in watch.take(event, 0.0)]
     assert [(each.on, each.exp_ref) for each in found] == [
         (on, REFERENCE) for on in ("failure", "session end", "interrupted")
     ]
@@ -121,17 +121,40 @@ def test_an_interrupt_has_its_reason() -> None:
 def test_a_rig_that_does_not_begin_is_told_and_what_follows_from_that_is_not() -> None:
     failures = {"left": RemoteError("left", "OSError", "no camera", ""), "right": Interrupted("right", "overtaken")}
     events = [BEGINNING[0], completed(INIT, [], failures), begun(INTERRUPT), completed(INTERRUPT), lost()]
-    assert [(on, rigs) for on, rigs, _ in told(*events)] == [("failure", ("left",)), ("interrupted", ("left", "right"))]
+    assert [(on, rigs) for on, rigs, _ in told(*events)] == [("failure", ("left",))]
 
 
 def test_an_end_that_another_program_has_begun() -> None:
     answers = {"left": [{"exp_ref": REFERENCE}]}
-    found = list(CoordinatorWatch().take(completed(END, answers), 0.0))
+    watch = CoordinatorWatch(lambda _: REFERENCE)
+    found = [each for event in (begun(END), completed(END, answers)) for each in watch.take(event, 0.0)]
     assert [(each.on, each.text, each.exp_ref) for each in found] == [
         ("session end", "the session has ended, complete", REFERENCE)
     ]
-    assert told(completed(END, [], {"left": RigTimeout("left", "no answer")})) == [
+    silent = completed(END, [], {"left": RigTimeout("left", "no answer")})
+    assert told(begun(END), silent, watch=CoordinatorWatch(lambda _: REFERENCE)) == [
         ("failure", ("left",), "EXPEND: no answer")
+    ]
+
+
+def test_the_end_of_what_does_not_go_on_or_is_refused_is_nobody_s_affair() -> None:
+    silent = {"left": RigTimeout("left", "no answer")}
+    refused = {rig: BusyError(rig, "BusyError", "the coordinator on behaviour-pc is in charge", "") for rig in silent}
+    ends = [each for message in (END, INTERRUPT, CLEANUP) for each in (begun(message), completed(message, [], silent))]
+    assert told(*ends, begun(END), completed(END)) == []
+    ends = [
+        each for message in (END, CLEANUP) for each in (begun(message, rigs=["left"]), completed(message, [], refused))
+    ]
+    assert told(*ends, watch=CoordinatorWatch(lambda _: REFERENCE)) == []
+
+
+def test_of_a_rig_that_is_lost_nothing_more_is_told_when_it_hears_no_end() -> None:
+    gone = {"left": RigRefused("left", "nothing listens at that port")}
+    ends = [each for message in (INTERRUPT, CLEANUP) for each in (begun(message), completed(message, ["right"], gone))]
+    assert [(on, rigs) for on, rigs, _ in told(*BEGINNING, lost(), *ends)] == [
+        ("lost", ("left",)),
+        ("interrupted", ("left", "right")),
+        ("session end", ("right", "left")),
     ]
 
 

@@ -241,6 +241,36 @@ def test_one_that_another_program_ends_is_one_session(rig: Rig, connect: Callabl
     assert len({record["run"] for record in records(path, "PushCompleted", f"session = {ours['id']}")}) == 3
 
 
+def test_who_cleans_up_after_the_end_begins_no_other_session(rig: Rig, connect: Callable[..., Any], path: Path) -> None:
+    """As after a task that was killed: `push EXPINIT --takeover`, `push EXPEND`, and then `rigsync stop`."""
+    for message, *args in (("EXPINIT", {"exp_ref": REF}), ("EXPSTART", REF), ("EXPEND",), ("EXPEND",), ("EXPCLEANUP",)):
+        aux = connect(rig, journal=path, leave_running=True)
+        until(lambda aux=aux, message=message: message in ("EXPINIT", "EXPSTART") or aux.view("cameras").exp_ref == REF)
+        aux.request(message, *args)
+        aux.close()
+        found = sessions(path)
+    (ours,) = found
+    assert (ours["outcome"], ours["rigs"], ours["files"]) == ("complete", {"cameras": "ok"}, 2)
+    assert len(records(path, "PushCompleted", f"session = {ours['id']} AND data LIKE '%EXPEND%'")) == 2
+
+
+def test_an_end_that_is_refused_ends_nothing_in_the_journal(
+    rig: Rig, aux: Auxiliaries, connect: Callable[..., Any], path: Path, tmp_path: Path
+) -> None:
+    aux.request("EXPINIT", {"exp_ref": REF})
+    aux.request("EXPSTART", REF)
+    (before,) = sessions(path)
+    other = tmp_path / "other.sqlite"
+    for journal in (path, other):
+        with Auxiliaries({"cameras": rig.uri}, journal=journal, leave_running=True) as stranger:
+            until(lambda stranger=stranger: stranger.view("cameras").exp_ref == REF)
+            assert isinstance(stranger.push("EXPEND", wait=True), PushError)
+    assert sessions(path) == [before]
+    assert rows(other, "SELECT * FROM session") == []
+    aux.request("EXPEND")
+    assert [(one["outcome"], one["failures"]) for one in sessions(path)] == [("complete", 0)]
+
+
 def test_a_rehearsal_is_no_session(serve: Callable[..., Any], connect: Callable[..., Any], path: Path) -> None:
     rig = Rig("cameras", "udp://127.0.0.1:0", journal=path)
     rig.rehearsal(lambda *_: {})
