@@ -63,7 +63,7 @@ HELD_BY = {
     "coordinator/ways": ["test_links.py", "test_live_tcp.py"],
     "rig/board": ["test_progress.py"],
     "hub/documents": ["bridges/test_osc_bridge.py"],
-    "rig/handlers": ["test_rig.py", "test_commands.py", "test_calls.py"],
+    "rig/handlers": ["test_rig.py", "test_commands.py"],
     "rig/journaling": ["journal/test_collecting.py"],
     "rig/rules": ["test_rig.py", "test_rig_closing.py"],
     "rig/session": ["test_rig.py", "test_schedule.py"],

@@ -58,6 +58,12 @@ journal_option = click.option(
 )
 
 
+def check_span(since: float | None, until: float | None) -> None:
+    """Refuse a span that is none."""
+    if since is not None and until is not None and since > until:
+        raise click.UsageError("--since is later than --until, so that nothing lies between them")
+
+
 def open_journal(file: str | None, rigs_file: str | None = None) -> Journal:
     return Journal(journal_file(file, rigs_file))
 

@@ -14,6 +14,7 @@ from rigsync._text import printable
 from rigsync.cli import happened
 from rigsync.cli.asked import (
     check_forms,
+    check_span,
     csv_option,
     journal_option,
     open_journal,
@@ -78,6 +79,7 @@ def command(
     rigsync log --since tuesday --until tuesday --rig 'cameras:*'
     """  # noqa: D301 - click's mark for lines that it must not rewrap
     check_forms(as_json, as_csv)
+    check_span(since, until)
     if rigs_file and not collect:
         raise click.UsageError("--rigs is for --collect; to choose what is shown, write --rig")
     if last is not None and reference:

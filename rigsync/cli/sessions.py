@@ -10,6 +10,7 @@ import click
 from rigsync._text import duration_text, size_text
 from rigsync.cli.asked import (
     check_forms,
+    check_span,
     csv_option,
     journal_option,
     open_journal,
@@ -56,6 +57,7 @@ def command(
     killed, or goes on.
     """
     check_forms(as_json, as_csv)
+    check_span(since, until)
     now = time.time()
     with open_journal(file) as journal:
         found = journal.sessions(subject=subject, since=since, until=until, failed=failed, last=last)

@@ -16,7 +16,7 @@ from rigsync.core.references import canonical_reference
 from rigsync.core.rigs import is_called
 from rigsync.errors import JournalError
 from rigsync.journal.reading import AROUND, LONGEST, PAGE, Asked, Reader, usual_journal_file
-from rigsync.journal.rows import RECORD, RUN, SESSION, SPOILT, rigs_of, run_of, session_of
+from rigsync.journal.rows import FAILED, RECORD, RUN, SESSION, SPOILT, rigs_of, run_of, session_of, storable
 from rigsync.journal.rows import Record as Record
 from rigsync.journal.rows import Run as Run
 from rigsync.journal.rows import Session as Session
@@ -111,7 +111,7 @@ class Journal(Reader):
         ):
             if value is not None:
                 wheres.append(where)
-                values.append(value)
+                values.append(storable(value) if isinstance(value, str) else value)
         if failed:
             wheres.append(f"(s.failures OR s.outcome IN {SPOILT})")
         if not every:
@@ -127,15 +127,16 @@ class Journal(Reader):
         return [session_of(row) for row in reversed(rows)]
 
     def session(self, ref: str | None = None) -> Session:
-        """Return the latest session, or the latest with a reference.
+        """Return the latest session, or with a reference the latest that has begun; else one that has not.
 
         Raises
         ------
         JournalError
             There is none; the text names references that are close.
         """
-        if found := self.sessions(ref, last=1):
-            return found[0]
+        if found := self.sessions(ref, last=1 if ref is None else None):
+            begun = [session for session in found if session.outcome != FAILED]
+            return (begun or found)[-1]
         if ref is None:
             raise JournalError(self.path, "there is no session in it yet")
         advice = close_match(ref, self.references()) or "; rigsync sessions lists those that there are"

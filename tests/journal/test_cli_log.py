@@ -22,7 +22,7 @@ from processes import until
 from journal.filling import REF, T0, Filler, filling
 from rigsync.cli.asked import csv_line
 from rigsync.cli.happened import lines_of
-from rigsync.journal.query import Record
+from rigsync.journal.query import Journal, Record
 
 Log = Callable[..., Outcome]
 OTHER = "2026-11-29_3_rat"
@@ -312,6 +312,26 @@ def test_a_session_without_an_end(
 
 
 # ------------------------------------------------------------------------------------------------- all else
+
+
+@pytest.mark.parametrize("command", ["log", "sessions"])
+def test_a_span_that_is_none(ask: Log, story: Filler, command: str) -> None:
+    outcome = ask(command, "--since", "2m", "--until", "1h")
+    assert (outcome.status, "--since is later than --until" in outcome.err) == (2, True)
+
+
+def test_a_name_that_no_file_holds_is_asked_for(ask: Log, story: Filler) -> None:
+    assert ask("sessions", "--subject", "M\udce4uschen").err == "there is no such session; leave out an option\n"
+    assert "there is no session" in ask("log", "\udce4").err
+
+
+def test_an_attempt_that_has_not_begun_hides_no_session_of_its_reference(file: Path, story: Filler) -> None:
+    good = story.session(story.run(), OTHER, began=T0 - 80_000)
+    story.session(story.run(), OTHER, began=T0 + 50, outcome="failed")
+    with Journal(file) as journal:
+        assert journal.session(OTHER).id == good
+        assert [one.outcome for one in journal.sessions(OTHER)][-1] == "failed"
+        assert journal.session(REF).outcome == "failed"  # there is no other
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from rigsync.journal.metadata.writing import write
 from rigsync.journal.query import Journal, Session
 from rigsync.journal.recorder import Recorder
 from rigsync.journal.report.writing import page, write_into
-from rigsync.journal.rows import Record
+from rigsync.journal.rows import FAILED, Record
 from rigsync.runtime.exits import REPORTS, at_exit
 from rigsync.runtime.hub import Hub
 
@@ -150,7 +150,7 @@ class SessionReports:
                     logger.info("the report of %s is %s", one_line(session.ref), path)
 
     def _write_metadata(self, journal: Journal, session: Session) -> None:
-        if self._metadata is None:
+        if self._metadata is None or session.outcome == FAILED:  # whose folder may be that of one that has begun
             return
         folder = place(self._metadata, session.ref)
         written = write(journal, session, folder)
