@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 
 from rigsync._text import one_line
@@ -9,6 +10,7 @@ from rigsync._text import one_line
 LONGEST_LINE = 4096
 """Bytes of a line that are kept. Output without line ends is perhaps a video on the wrong output."""
 LAST_LINES = 20
+_FIGURES = re.compile(r"[\d.,:\s]*\d[\d.,:\s]*")
 _SKIPPED = 8192
 """Most bytes of skipped output in which the last lines are looked for."""
 
@@ -25,7 +27,10 @@ class Output:
 
     @property
     def last(self) -> tuple[str, ...]:
-        """The last lines as a terminal would show them: overwritten ones are left out."""
+        """The last lines as a terminal would show them: overwritten ones are left out.
+
+        Of lines that count, such as those of a recorder's progress, there are the first and the last.
+        """
         return tuple(self._last)
 
     def feed(self, data: bytes) -> list[str]:
@@ -73,5 +78,14 @@ class Output:
         if self._overwrites and self._last:
             self._last.pop()
         self._overwrites = False
-        self._last.append(one_line(text))
+        line = one_line(text)
+        if _counts_on([*self._last][-2:], line):
+            self._last.pop()
+        self._last.append(line)
         return text
+
+
+def _counts_on(before: list[str], line: str) -> bool:
+    """Whether a line only goes on with the two before it, as in ``frame 7``, ``frame 8``, ``frame 9``."""
+    form = _FIGURES.sub("0", line)
+    return form != line and len(before) == 2 and all(_FIGURES.sub("0", each) == form for each in before)

@@ -101,6 +101,7 @@ class CoordinatorWatch:
         if event.topic == TROUBLE:
             yield from self._of(event.rig, cause_of(event), problem_of(event.body))
         elif event.topic == STATUS and isinstance(event.body, dict) and event.body.get("reason"):
+            self._running.discard(event.rig)  # an interrupt that follows ends nothing more there
             yield from self._of(event.rig, INTERRUPTED, str(event.body["reason"]))
 
     def _begun(self, event: PushBegun, now: float) -> Iterable[Happening]:
@@ -278,6 +279,8 @@ def _line(text: str) -> str:
 def _why(args: list[Any]) -> str:
     """Return the reason in the data of an interrupt, from the rig itself or from a task that has failed."""
     data = args[0] if args else None
+    if isinstance(data, dict) and data.get("error") == KeyboardInterrupt.__name__:
+        return "EXPINTERRUPT: somebody pressed Ctrl-C at the task"
     found = (
         [str(data[key]) for key in ("reason", "error", "message") if data.get(key)] if isinstance(data, dict) else []
     )

@@ -1007,11 +1007,20 @@ def test_after_a_flood_a_command_is_heard_again(launch: Callable[..., Run], monk
 def test_what_is_left_out_leaves_the_last_lines_whole() -> None:
     output = Output()
     output.feed(b"before\nbeg")
-    output.skip(b"un\n" + b"x" * 20_000 + b"\n" + b"".join(b"line %d\n" % n for n in range(2000)) + b"be")
+    lines = ["line " + "x" * (n % 50) for n in range(2000)]
+    output.skip(b"un\n" + b"x" * 20_000 + b"\n" + "\n".join([*lines, "be"]).encode())
     assert output.feed(b"gun\n") == ["begun"]
-    assert output.last == (*(f"line {n}" for n in range(1981, 2000)), "begun")
+    assert output.last == (*lines[1981:], "begun")
     output.skip(b"x" * 20_000 + b"\nend\n")
-    assert output.last == (*(f"line {n}" for n in range(1982, 2000)), "begun", "end")
+    assert output.last == (*lines[1982:], "begun", "end")
+
+
+def test_of_lines_that_count_the_first_and_the_last_are_kept() -> None:
+    output = Output()
+    output.feed(b"opened\n" + b"".join(b"frame=%5d fps=%.1f\n" % (n, n / 7) for n in range(1, 40)) + b"no space left\n")
+    assert output.last == ("opened", "frame=    1 fps=0.1", "frame=   39 fps=5.6", "no space left")
+    output.feed(b"".join(b"warning: pts %d\nerror\n" % n for n in range(3)))
+    assert output.last[4:] == ("warning: pts 0", "error", "warning: pts 1", "error", "warning: pts 2", "error")
 
 
 def test_of_little_that_is_left_out_nothing_is_missing_in_the_last_lines() -> None:

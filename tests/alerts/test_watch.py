@@ -113,7 +113,7 @@ def test_an_experiment_that_another_program_has_begun_has_its_reference() -> Non
 def test_an_interrupt_has_its_reason() -> None:
     interrupt = begun(INTERRUPT, {"error": "KeyboardInterrupt", "message": "", "traceback": "..."})
     assert told(*BEGINNING, interrupt, completed(INTERRUPT)) == [
-        ("interrupted", ("left", "right"), "EXPINTERRUPT: KeyboardInterrupt"),
+        ("interrupted", ("left", "right"), "EXPINTERRUPT: somebody pressed Ctrl-C at the task"),
         ("session end", ("left", "right"), "the session was interrupted after 0:03"),
     ]
 
@@ -146,6 +146,17 @@ def test_the_end_of_what_does_not_go_on_or_is_refused_is_nobody_s_affair() -> No
         each for message in (END, CLEANUP) for each in (begun(message, rigs=["left"]), completed(message, [], refused))
     ]
     assert told(*ends, watch=CoordinatorWatch(lambda _: REFERENCE)) == []
+
+
+def test_a_rig_that_has_stopped_by_itself_is_not_interrupted_again() -> None:
+    stopped = [notice("status", {"status": "STOPPED", "reason": "ffmpeg died"}, rig=rig) for rig in ("left", "right")]
+    found = told(*BEGINNING, stopped[0], begun(INTERRUPT), stopped[1], begun(INTERRUPT), completed(INTERRUPT))
+    assert [(on, rigs) for on, rigs, _ in found] == [
+        ("interrupted", ("left",)),
+        ("interrupted", ("right",)),
+        ("interrupted", ("right",)),
+        ("session end", ("left", "right")),
+    ]
 
 
 def test_of_a_rig_that_is_lost_nothing_more_is_told_when_it_hears_no_end() -> None:
