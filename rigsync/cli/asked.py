@@ -81,6 +81,16 @@ def journal_file(file: str | None, rigs_file: str | None = None) -> Path | None:
     return None
 
 
+def metadata_folder() -> str:
+    """Return where the metadata of a session go: where the file of rigs says, as at a session's end."""
+    with contextlib.suppress(ConfigError, OSError):
+        if (path := find_rigs_file(None)) is not None:
+            rigs = import_module("rigsync.config.files").load_rigs(path)
+            if rigs.metadata is not None:
+                return str(rigs.metadata)
+    return "{session_path}"
+
+
 def references(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the reference of a session, the latest first."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rigsync._text import printable
-from rigsync.cli.asked import journal_option, open_journal, references
+from rigsync.cli.asked import journal_option, metadata_folder, open_journal, references
 from rigsync.cli.options import usage_errors, verbose_option
 from rigsync.cli.output import write_line
 from rigsync.core.session_paths import check_place, place
@@ -18,13 +18,12 @@ from rigsync.journal.metadata.writing import write
     "-o",
     "--output",
     metavar="FOLDER",
-    default="{session_path}",
-    show_default=True,
-    help="The session's folder; variables: {exp_ref}, {date}, {number}, {subject}, {session_path}, {bids}.",
+    help="The session's folder; else that of rigs.yaml (metadata), or {session_path}. Variables: {exp_ref}, {date}, "
+    "{number}, {subject}, {session_path}, {bids}.",
 )
 @journal_option
 @verbose_option
-def command(ref: str | None, output: str, file: str | None) -> int:
+def command(ref: str | None, output: str | None, file: str | None) -> int:
     """Write the metadata of the session REF, or of the last one, into its folder.
 
     \b
@@ -35,6 +34,7 @@ def command(ref: str | None, output: str, file: str | None) -> int:
 
     The exit status is 1 if descriptions contradict each other, or a file is not rigsync's, and is left as it is.
     """  # noqa: D301 - click's mark for lines that it must not rewrap
+    output = output if output is not None else metadata_folder()
     with usage_errors("-o: "):
         check_place(output)
     with open_journal(file) as journal:

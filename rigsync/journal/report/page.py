@@ -46,7 +46,8 @@ def page_of(facts: Facts, source: str, version: str, now: float) -> str:
         Unix time at which it is made.
     """
     verdict, session = verdict_of(facts), facts.session
-    outcomes = {rig: "complete" if told == OK else told for rig, told in session.rigs.items()}
+    well = "complete" if session.ended is not None else "no end yet"
+    outcomes = {rig: well if told == OK else told for rig, told in session.rigs.items()}
     axis = Axis(facts)
     parts = [
         _section("What was recorded", "recorded", _recorded(facts)),
