@@ -27,6 +27,7 @@ from rigsync.core.enums import ExpMessage
 from rigsync.core.timing import Timing
 from rigsync.errors import LoopBlocked, UnknownRig
 from rigsync.net.relay import relay_before
+from rigsync.rig.handlers import EndedBadly
 
 REFERENCE = "2026-03-01_2_mouse"
 TASK = str(Path(__file__).with_name("mixin_task.py"))
@@ -224,6 +225,47 @@ aux.request("EXPSTART", {REFERENCE!r})
 """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=LONG, check=False)
     until(lambda: rig.status is ExpStatus.STOPPED, "the interrupt")
+
+
+@pytest.mark.parametrize(("error", "status"), [(OSError("disk full"), "RUNNING"), (EndedBadly("no file"), "STOPPED")])
+def test_a_rig_that_goes_on_after_its_end_is_interrupted_when_its_program_closes(
+    serve: Serve, connect: Connect, error: Exception, status: str
+) -> None:
+    told: list[Any] = []
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    rig = serve("cameras", {"EXPEND": fail, "EXPINTERRUPT": told.append})
+    aux = connect(rig)
+    started(aux, rig)
+    assert isinstance(aux.push("EXPEND", wait=True), PushError)
+    assert rig.status.name == status
+    aux.close()
+    until(lambda: rig.status is ExpStatus.STOPPED, "the interrupt")
+    assert len(told) == (status == "RUNNING")
+
+
+def test_at_ctrl_c_what_records_is_interrupted_though_another_rig_still_begins(serve: Serve, gate: Any) -> None:
+    fast, slow = serve("fast"), serve("slow", {"EXPSTART": gate})
+    program = f"""
+import _thread, threading, time
+import rigsync
+from rigsync.coordinator import service_thread
+service_thread.CLOSE_TIMEOUT = 1000.0
+aux = rigsync.Auxiliaries({{"fast": {fast.uri!r}, "slow": {slow.uri!r}}})
+aux.request("EXPINIT", {{"exp_ref": {REFERENCE!r}}})
+def press():
+    while aux.view("fast").status != rigsync.ExpStatus.RUNNING: time.sleep(0.01)
+    _thread.interrupt_main()
+threading.Thread(target=press).start()
+aux.push("EXPSTART", {REFERENCE!r}, wait=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL) as task:
+        assert gate.reached.wait(LONG)
+        until(lambda: fast.status is ExpStatus.STOPPED, "the interrupt")
+        gate.open.set()
+        task.wait(LONG)
 
 
 @pytest.mark.parametrize("last", ["EXPEND", "EXPINTERRUPT"])

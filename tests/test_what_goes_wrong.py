@@ -35,6 +35,13 @@ SHOWN_BY = {
         "tests/test_experiment.py::test_a_body_that_closes_the_connection_is_told_once_of_a_rig_that_may_go_on",
         "tests/test_coordinator.py::test_a_body_that_closes_the_coordinator_has_the_rigs_interrupted_and_is_not_told_otherwise",
     ],
+    "EXPEND fails on a rig, which goes on, and its program closes": [
+        "tests/test_drop_in.py::test_a_rig_that_goes_on_after_its_end_is_interrupted_when_its_program_closes",
+        "tests/test_drop_in.py::test_at_ctrl_c_what_records_is_interrupted_though_another_rig_still_begins",
+    ],
+    "a rig answers EXPEND, and says that it is still RUNNING": [
+        "tests/journal/test_recording.py::test_a_rig_that_says_it_still_records_makes_no_complete_session",
+    ],
     "an `Auxiliaries` that nothing refers to any more, such as that of a function that has returned": [
         "tests/test_unreferenced.py::test_its_thread_and_sockets_are_gone_at_once",
         "tests/test_unreferenced.py::test_what_it_has_started_is_interrupted",

@@ -137,7 +137,8 @@ def _began(data: dict[str, Any], rig: str) -> str:
     at = data.get("at")
     late = start["time"] - (data["request_time"] if at is None else at)
     what = "reached it" if start.get("is_estimate") else "began"
-    since = "it was sent" if at is None else "its instant"
+    pushed = "the push" if start.get("is_estimate") else "it was sent"  # an iblutil rig is sent it after a pause
+    since = pushed if at is None else "its instant"
     when = "after" if late >= 0 else "before"
     return f", {what} {seconds_text(abs(late))} {when} {since} (± {seconds_text(start['bound'])})"
 

@@ -39,7 +39,7 @@ from rigsync.coordinator.service import RigServices
 from rigsync.core.arguments import checked_delay, compose
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Dialect
-from rigsync.core.lifecycle import reference_text
+from rigsync.core.lifecycle import STILL_RUNNING, reference_text, says_running
 from rigsync.core.orders import Asked
 from rigsync.errors import (
     ENDED_BADLY,
@@ -392,6 +392,8 @@ class Course(Generic[_Begun, _Done]):
         self._begin_ending()
         failures = self._watch.end() if self._watch else {}
         ended = yield from self._tell("EXPEND", self._rigs)
+        answers = ended.result if isinstance(ended, PushError) else ended
+        failures = {**dict.fromkeys((rig for rig in answers if says_running(answers[rig])), STILL_RUNNING), **failures}
         failed_to_end = {rig: error for rig, error in ended.failed.items() if not self._is_known(rig, error)}
         gone = {rig: error for rig, error in failed_to_end.items() if rig in failures and self._services[rig].has_ended}
         told = {rig: [in_words("EXPEND", error, gone.get(rig))] for rig, error in failed_to_end.items()}

@@ -35,6 +35,7 @@ from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, name_different, sam
 from rigsync.core.messages import Message, to_json
 from rigsync.core.notices import FAILURE
 from rigsync.errors import (
+    ENDED_BADLY,
     Aborted,
     BusyError,
     NotRunning,
@@ -333,6 +334,8 @@ class Started:
         """Rigs that were sent EXPSTART, with the Unix time from which they may act on it."""
         self._surely: set[str] = set()
         """Rigs that have answered it."""
+        self._ending: dict[str, float] = {}
+        """Of rigs that are told to end: what `_told` has said."""
         hub.rule(PushBegun, self._note_push)
         hub.rule(MessageReceived, self._note_answer)
         hub.rule(PushCompleted, self._note_outcome)
@@ -362,6 +365,8 @@ class Started:
 
     def _note_push(self, push: PushBegun) -> None:
         if push.event in ENDS:
+            if push.event is ExpMessage.EXPEND:
+                self._ending.update((rig, self._told[rig]) for rig in push.rigs if rig in self._told)
             self._forget(push.rigs)  # it may be working on that, which an interrupt must not overtake
         elif push.event in _BEGINNINGS and push.args:
             named = push.args[0].get("exp_ref") if isinstance(push.args[0], dict) else push.args[0]
@@ -377,6 +382,14 @@ class Started:
     def _note_outcome(self, push: PushCompleted) -> None:
         if push.event is ExpMessage.EXPSTART:
             self._forget([rig for rig, error in push.failures.items() if self._has_not_begun(rig, error)])
+        elif push.event is ExpMessage.EXPEND:
+            for rig in push.answers:
+                self._ending.pop(rig, None)
+            for rig, error in push.failures.items():
+                told = self._ending.pop(rig, None)
+                if told is not None and _goes_on_after(error):
+                    self._told[rig] = told
+                    self._surely.add(rig)
 
     def _has_not_begun(self, rig: str, error: RigError) -> bool:
         """Whether an EXPSTART that failed has begun nothing. A rig that was only silent may have begun."""
@@ -392,6 +405,12 @@ class Started:
         body = notice.body if isinstance(notice.body, dict) else {}
         if notice.topic == "log" and body.get("message") == "EXPINIT" and not body.get("error"):
             self._forget([notice.rig])  # another program has begun with it
+
+
+def _goes_on_after(error: RigError) -> bool:
+    """Whether a rig that has failed to end goes on: it says so, or its handler has failed."""
+    is_refusal = isinstance(error, BusyError) or (isinstance(error, RemoteError) and error.error == "StateError")
+    return isinstance(error, RemoteError) and not is_refusal and error.error != ENDED_BADLY
 
 
 class LateStop:

@@ -20,6 +20,7 @@ from rigsync.core.events import (
     ViolationSeen,
 )
 from rigsync.core.health import age_of
+from rigsync.core.lifecycle import STILL_RUNNING, says_running
 from rigsync.core.messages import Command, Verb
 from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Peer
@@ -106,6 +107,10 @@ class LogRules:
         for line in line_for_each(unsure):
             level = logging.WARNING if event.event in _TO_LOOK_AT else logging.INFO
             notice_logger.log(level, "%s: %s; look there whether it is done", event.event.name, one_line(line))
+        if event.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT):
+            still = dict.fromkeys((rig for rig, answer in event.answers.items() if says_running(answer)), STILL_RUNNING)
+            for line in line_for_each(still):
+                push_logger.warning("%s: %s", event.event.name, one_line(line))
         is_decided = event.request_time in self._decided
         self._decided.discard(event.request_time)
         if not event.failures:

@@ -228,6 +228,12 @@ class ServiceThread(LoopThread):
         for experiment in self._unfinished():
             experiment.say_last_words()
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether an EXPSTART is outstanding."""
+        log = self._lab.services.log
+        return any(entry[0] is ExpMessage.EXPSTART and at not in log for at, entry in list(self.queued.items()))
+
     def interrupt_what_was_started(self) -> None:
         """Interrupt it, for the interpreter is ending; `await_outstanding` waits for it."""
         if interrupt := self._lab._closing.interrupt(self._unfinished()):
@@ -273,7 +279,8 @@ def _say_goodbye_for_the_unclosed() -> None:
     running = [thread for thread in threads if not thread._is_leaving and thread.serves]
     end = time.monotonic() + CLOSE_TIMEOUT
     for thread in running:
-        guarded("end of the program", thread.await_outstanding, end)
+        if not thread.is_starting:  # which the interrupt overtakes
+            guarded("end of the program", thread.await_outstanding, end)
     for thread in running:
         guarded("end of the program", thread.interrupt_what_was_started)
     for thread in leaving:

@@ -254,6 +254,15 @@ def _typed(*steps: ExpMessage | tuple[ExpMessage, str | None]) -> str:
     return ", then ".join(lines)
 
 
+STILL_RUNNING = "it has answered, and says that it is still RUNNING; look there whether it records"
+
+
+def says_running(answer: object) -> bool:
+    """Whether a rig that has answered the end of an experiment says that it records all the same."""
+    information = answer[-1] if isinstance(answer, list) and answer else None
+    return isinstance(information, dict) and information.get("status") == RUNNING
+
+
 def nothing_of(reference: str, status: ExpStatus, present: str | None) -> str:
     """Return why an EXPEND is refused that names an experiment of which this program knows nothing."""
     here = f" of {present}" if present else ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import (
+    CoordinatorClosed,
     Event,
     HandlerDue,
     LinkAlive,
@@ -23,10 +24,12 @@ from rigsync.core.health import LONGEST, MOST, problem_of
 from rigsync.core.lifecycle import (
     ENDS,
     LIFECYCLE_MESSAGES,
+    STILL_RUNNING,
     canonical_reference,
     named_reference,
     reference_parts,
     rehearses,
+    says_running,
     takes_over,
 )
 from rigsync.core.messages import Verb
@@ -118,6 +121,8 @@ class CoordinatorSessions(_Sessions):
             if course:
                 self._complete(course, event, time)
         else:
+            if isinstance(event, CoordinatorClosed):
+                self._close(time)
             request_time = getattr(event, "request_time", None)
             rig = getattr(event, "rig", None)
             course = self._pushes.get(request_time) if isinstance(request_time, float) else None
@@ -130,6 +135,13 @@ class CoordinatorSessions(_Sessions):
         """Return the session of a rig."""
         course = self._of([rig])
         return course.row if course else None
+
+    def _close(self, time: float) -> None:
+        """End the sessions that a rig has refused, and of which no rig has begun: nobody goes on with them."""
+        for course in self._going.values():
+            if course.row.ended is None and course.has_failed and not course.begun:
+                self._conclude(course, FAILED, time)
+                self.changed[course.row] = None
 
     def _goes_on_at(self, rigs: list[str]) -> bool:
         course = self._of(rigs)
@@ -233,7 +245,7 @@ class CoordinatorSessions(_Sessions):
         course.over.update(event.answers, failures)
         for rig, answer in event.answers.items():
             information = answer[-1] if answer and isinstance(answer[-1], dict) else {}
-            unsure = information.get("unconfirmed")
+            unsure = STILL_RUNNING if says_running(answer) else information.get("unconfirmed")
             told = OK if event.event is END or rig not in course.rigs else row.rigs.get(rig, OK)
             row.rigs[rig] = course.trouble_of(rig) or (unsure if isinstance(unsure, str) else told)
         row.rigs.update(failures)

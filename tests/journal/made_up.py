@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rigsync.core.enums import ExpStatus
 from rigsync.journal.store import open_to_write
 
 BEGAN = 1_795_600_800.0
@@ -187,7 +188,8 @@ class MadeUp:
             if rig in self.troubles and event == "EXPEND":
                 failures[rig] = {"error": "RemoteError", "problem": self.troubles[rig]}
                 continue
-            information = {"status": 20} | ({"recorded": self._recorded(rig)} if event == "EXPEND" else {})
+            status = ExpStatus[states.get(event, "CONNECTED")]
+            information = {"status": int(status)} | ({"recorded": self._recorded(rig)} if event == "EXPEND" else {})
             answers[rig] = [self.ref, information]
             starts[rig] = {"time": entered, "bound": 0.00015 * (1 + number % 3), "is_estimate": number % 4 == 3}
             received = {"event": event, "args": answers[rig], "request_time": key, "size": 300}

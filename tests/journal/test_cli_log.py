@@ -340,7 +340,7 @@ def test_an_attempt_that_has_not_begun_hides_no_session_of_its_reference(file: P
         ({"time": T0 + 1.0014, "bound": 0.002}, None, "began 1.4 ms after it was sent (± 2 ms)"),
         ({"time": T0 + 0.9986, "bound": 0.002}, None, "began 1.4 ms before it was sent (± 2 ms)"),
         ({"time": T0 + 1.9986, "bound": 0.002}, T0 + 2, "began 1.4 ms before its instant (± 2 ms)"),
-        ({"time": T0 + 1.0014, "bound": 0.002, "is_estimate": True}, None, "reached it 1.4 ms after it was sent (± 2"),
+        ({"time": T0 + 1.0014, "bound": 0.002, "is_estimate": True}, None, "reached it 1.4 ms after the push (± 2"),
     ],
 )
 def test_when_a_rig_began(ask: Log, filler: Filler, starts: dict[str, Any], at: float | None, told: str) -> None:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from live_helpers import EchoServer
 from processes import LONG, ROOT, until
 
-from rigsync import Auxiliaries, Coordinator, ExperimentError, PushError, Rig
+from rigsync import Auxiliaries, Coordinator, ExperimentError, ExpStatus, PushError, Rig
 from rigsync.hub.events import define
+from rigsync.journal.query import Journal
+from rigsync.journal.report.reading import facts_of
 from rigsync.journal.store import open_to_read
 
 from .recorded import pushed, records, rows, sessions
@@ -170,6 +173,22 @@ def test_an_experiment_that_does_not_begin_has_failed(
     assert theirs["ended"]
 
 
+def test_one_that_a_rig_refuses_and_nobody_goes_on_with_has_failed(
+    serve: Callable[..., Any], connect: Callable[..., Any], path: Path
+) -> None:
+    """As in iblrig's task code, which closes at the first error."""
+
+    def fail(*_: Any) -> None:
+        raise ValueError("no camera")
+
+    aux = connect(serve("bad", {"EXPINIT": fail}), serve("good"), journal=path)
+    aux.push("EXPINIT", {"exp_ref": REF}, wait=True)
+    (ours,) = sessions(path)
+    assert ours["outcome"] is None  # it may be tried again
+    aux.close()
+    until(lambda: [(one["outcome"], one["ended"] is None) for one in sessions(path)] == [("failed", False)])
+
+
 def test_an_experiment_whose_rigs_are_not_all_there_has_failed(
     serve: Callable[..., Any], connect: Callable[..., Any], path: Path
 ) -> None:
@@ -269,6 +288,26 @@ def test_an_end_that_is_refused_ends_nothing_in_the_journal(
     assert rows(other, "SELECT * FROM session") == []
     aux.request("EXPEND")
     assert [(one["outcome"], one["failures"]) for one in sessions(path)] == [("complete", 0)]
+
+
+def test_a_rig_that_says_it_still_records_makes_no_complete_session(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a camera of iblrig's whose callback of EXPEND stops nothing, and tells its status."""
+    told = "it has answered, and says that it is still RUNNING"
+    with (
+        EchoServer("cameras", lambda *_: [{"status": int(ExpStatus.RUNNING)}]) as echo,
+        Auxiliaries({"cameras": echo.uri}, journal=path) as aux,
+    ):
+        with pytest.raises(ExperimentError, match=told), aux.experiment(REF):
+            pass
+        assert f"EXPEND: cameras: {told}" in caplog.text
+    (ours,) = sessions(path)
+    assert (ours["outcome"], ours["rigs"]["cameras"][: len(told)]) == ("incomplete", told)
+    with Journal(path) as journal:
+        session = journal.session()
+        facts = facts_of(session, journal.events(session), journal.run)
+    assert [span.what for span in facts.lanes["cameras"].states] == ["INITIALIZED", "RUNNING", "CONNECTED"]
 
 
 def test_a_rehearsal_is_no_session(serve: Callable[..., Any], connect: Callable[..., Any], path: Path) -> None:

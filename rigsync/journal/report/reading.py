@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from rigsync.core.lifecycle import says_running
 from rigsync.journal.query import Record, Run, Session
 from rigsync.journal.report.facts import (
     Command,
@@ -182,7 +183,8 @@ class _Reader:
         if isinstance(unsure := information.get("unconfirmed"), str):
             self._facts.unconfirmed[rig] = f"{event}: {unsure}"
             return
-        self._enter(rig, LEADS_TO[event], time)
+        is_still_running = event in ("EXPEND", "EXPINTERRUPT") and says_running(answer)
+        self._enter(rig, "RUNNING" if is_still_running else LEADS_TO[event], time)
         if event in ("EXPEND", "EXPINTERRUPT") and (recorded := recorded_of(rig, information.get("recorded"))):
             self._facts.recorded[rig] = recorded
 
