@@ -418,6 +418,7 @@ SHOWN_BY = {
         "tests/agent/test_finish.py::test_it_gives_way_to_what_records",
     ],
     "a copy fails: the server is away, a disk is full, a password has changed": [
+        "tests/agent/test_finish.py::test_what_goes_on_failing_is_told_before_it_has_failed_for_good",
         "tests/agent/test_finish.py::test_what_fails_is_tried_again_and_holds_up_nothing",
         "tests/agent/test_finish.py::test_what_fails_for_good_is_told_with_the_remedy",
         "tests/test_cli_transfers.py::test_what_has_failed_is_tried_again_with_the_commands_of_the_file_as_it_is_now",

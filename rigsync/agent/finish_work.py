@@ -30,6 +30,8 @@ _logger = logging.getLogger("rigsync.agent")
 RETRIES = (60.0, 300.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 28_800.0)
 """Seconds until a job that has failed is tried again, the first time, the second and so on: a day in all. A server that
 is restarted is back within minutes, one that has broken down the next morning."""
+TOLD_AFTER = 3
+"""Failures of a job after which people are told: a server that is restarted is back before, a wrong path stays."""
 LOOK = 1.0
 """Seconds between looks at the queue: somebody may have put something there, or the time of a job has come."""
 
@@ -310,8 +312,16 @@ class FinishWork:
             self.give_up(job, job.problem)
         else:
             job.due = time.time() + RETRIES[job.attempts - 1]
-            text = "%s: finish of %s has failed, and is tried again in %s: %s"
-            _logger.warning(text, self._name, job.label, span_text(RETRIES[job.attempts - 1]), job.problem)
+            again = span_text(RETRIES[job.attempts - 1])
+            if job.attempts < TOLD_AFTER:
+                text = "%s: finish of %s has failed, and is tried again in %s: %s"
+                _logger.warning(text, self._name, job.label, again, job.problem)
+            else:
+                problem = (
+                    f"what was to be done after {job.label} has failed {job.attempts} times, and is tried again in "
+                    f"{again}: {job.problem}; mend that, then rigsync transfers {self._file.source} --retry {job.label}"
+                )
+                self._tell(FAILURE, _item_of(job), job.exp_ref, problem)
         await self.save(job)
 
     def give_up(self, job: Job, problem: str) -> None:
@@ -338,7 +348,7 @@ class FinishWork:
         self._tell(FAILURE, _item_of(job), job.exp_ref, problem)
 
     def _untell(self, job: Job) -> None:
-        if job.state == FAILED:
+        if job.state == FAILED or job.attempts >= TOLD_AFTER:
             self._tell(RECOVERED, _item_of(job), job.exp_ref, f"finish of {job.label} is no failure any more")
 
     def _tell(self, topic: str, key: str, reference: str | None, problem: str) -> None:

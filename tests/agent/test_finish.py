@@ -396,6 +396,24 @@ def test_what_fails_for_good_is_told_with_the_remedy(lab: Lab, caplog: pytest.Lo
     assert len(told) == 1 or told[1].body["exp_ref"] == NEXT
 
 
+def test_what_goes_on_failing_is_told_before_it_has_failed_for_good(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong path would be known the next day else."""
+    monkeypatch.setattr(finish_work, "RETRIES", (0.05,) * 1000)
+    agent = finishing(lab, fails_until(lab))
+    aux = lab.connect()
+    told, over = noted(aux, "failure"), noted(aux, "recovered")
+    session(aux)
+    until(lambda: told)
+    problem = told[0].body["problem"]
+    assert problem.startswith(f"what was to be done after {REFERENCE} has failed 3 times, and is tried again in ")
+    assert problem.endswith(f"rigsync transfers {agent._own.source} --retry {REFERENCE}")
+    assert [job["state"] for job in asked(aux)] == ["waiting"]
+    let_go(lab, "server")
+    done(lab, REFERENCE)
+    until(lambda: over)
+    assert over[0].key == told[0].key
+
+
 def test_a_failure_is_none_of_the_session_that_goes_on(lab: Lab) -> None:
     """It is told once that is over."""
     how = {"steps": [{"run": [*fails_until(lab)[:-1], "x"]}], "while_recording": "go on"}
