@@ -259,7 +259,7 @@ def press():
     while aux.view("fast").status != rigsync.ExpStatus.RUNNING: time.sleep(0.01)
     _thread.interrupt_main()
 threading.Thread(target=press).start()
-aux.push("EXPSTART", {REFERENCE!r}, wait=True)
+aux.push("EXPSTART", {REFERENCE!r}, wait=True, timeout=1000)
 """
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL) as task:
         assert gate.reached.wait(LONG)
