@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import glob
 import json
 import math
@@ -27,6 +26,7 @@ from rigsync.agent.template import (
 )
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import reference_parts, reference_text
+from rigsync.core.references import is_date
 from rigsync.core.session_paths import BIDS, SESSION_PATH, bids, session_path
 
 PREFIX = "RIGSYNC_"
@@ -119,7 +119,7 @@ class Values:
             raise SubstitutionError(f"{self.event} names no exp_ref, which {{{variable}}} needs; send one with EXPINIT")
         # Leading zeros of the number make no other experiment, so they must not make another folder.
         parts = reference_parts(reference)
-        if not parts or not _is_date(parts[0]):
+        if not parts or not is_date(parts[0]):
             raise refused(variable, reference, "is not a reference yyyy-mm-dd_n_subject")
         return dict(zip(PARTS, ("_".join(parts), *parts), strict=True))
 
@@ -161,14 +161,6 @@ def filled(file: AgentFile, template: Template, values: Values) -> str:
 
 def folder_of(file: AgentFile, command: Command, values: Values) -> str:
     return filled(file, command.folder, values) if command.folder else str(file.folder)
-
-
-def _is_date(text: str) -> bool:
-    try:
-        datetime.date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _as_json(value: Any) -> str | None:

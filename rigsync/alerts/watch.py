@@ -183,6 +183,7 @@ class CoordinatorWatch:
         self._rehearsing.discard(rig)
 
     def _reference(self, rigs: Collection[str]) -> str | None:
+        # Those that are told to end are of one experiment, though not all of them say so.
         known = (self._mine.get(rig) or self._others.get(rig) for rig in rigs)
         return next(filter(None, known), None) or next(iter(self._others.values()), None)
 

@@ -34,12 +34,12 @@ from rigsync.coordinator.introductions import (
     is_strangers,
     main_reference,
 )
-from rigsync.coordinator.results import PushResult
+from rigsync.coordinator.results import PushResult, still_running
 from rigsync.coordinator.service import RigServices
 from rigsync.core.arguments import checked_delay, compose
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import Dialect
-from rigsync.core.lifecycle import STILL_RUNNING, reference_text, says_running
+from rigsync.core.lifecycle import reference_text
 from rigsync.core.orders import Asked
 from rigsync.errors import (
     ENDED_BADLY,
@@ -392,8 +392,7 @@ class Course(Generic[_Begun, _Done]):
         self._begin_ending()
         failures = self._watch.end() if self._watch else {}
         ended = yield from self._tell("EXPEND", self._rigs)
-        answers = ended.result if isinstance(ended, PushError) else ended
-        failures = {**dict.fromkeys((rig for rig in answers if says_running(answers[rig])), STILL_RUNNING), **failures}
+        failures = {**still_running(ended.result if isinstance(ended, PushError) else ended), **failures}
         failed_to_end = {rig: error for rig, error in ended.failed.items() if not self._is_known(rig, error)}
         gone = {rig: error for rig, error in failed_to_end.items() if rig in failures and self._services[rig].has_ended}
         told = {rig: [in_words("EXPEND", error, gone.get(rig))] for rig, error in failed_to_end.items()}

@@ -409,8 +409,8 @@ class Started:
 
 def _goes_on_after(error: RigError) -> bool:
     """Whether a rig that has failed to end goes on: it says so, or its handler has failed."""
-    is_refusal = isinstance(error, BusyError) or (isinstance(error, RemoteError) and error.error == "StateError")
-    return isinstance(error, RemoteError) and not is_refusal and error.error != ENDED_BADLY
+    is_over_or_refused = isinstance(error, RemoteError) and error.error in ("BusyError", "StateError", ENDED_BADLY)
+    return isinstance(error, RemoteError) and not is_over_or_refused
 
 
 class LateStop:

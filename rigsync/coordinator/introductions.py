@@ -83,13 +83,14 @@ def main_reference(told: Told, exp_ref: str | None, adopts: bool = True) -> str 
             except ValueError as error:
                 problem = f"it is the main sync, and what it tells is no reference: {error}"
                 raise Unfit([rig], problem) from None
-            if exp_ref is not None and not same_reference(exp_ref, found) and not adopts:
+            is_another = exp_ref is not None and not same_reference(exp_ref, found)
+            if is_another and not adopts:
                 problem = (
                     f"{found} has begun there, and it is the main sync, whose reference counts; rigsync stop ends "
                     "that, and rigsync interrupt breaks it off"
                 )
                 raise Unfit([rig], problem)
-            if exp_ref is not None and not same_reference(exp_ref, found):
+            if is_another:
                 logger.warning("%s is the main sync: %s", rig, one_line(f"its reference {found} counts, not {exp_ref}"))
             return found
     return exp_ref

@@ -12,6 +12,7 @@ from typing import Any
 
 from rigsync.core.clock import ClockEstimate
 from rigsync.core.events import Start
+from rigsync.core.lifecycle import STILL_RUNNING, says_running
 from rigsync.errors import PushError, PushTimeout, RigError
 
 MOST_BYTES = 64 << 20
@@ -48,6 +49,11 @@ def unconfirmed_in(answer: Any) -> str | None:
 def unconfirmed_of(answers: Mapping[str, Any]) -> dict[str, str]:
     """Return what `unconfirmed_in` finds in each answer that has it, by rig."""
     return {rig: told for rig, answer in answers.items() if (told := unconfirmed_in(answer)) is not None}
+
+
+def still_running(answers: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is told of the rigs that have answered the end, and say that they record all the same, by rig."""
+    return {rig: STILL_RUNNING for rig, answer in answers.items() if says_running(answer)}
 
 
 class PushResult(dict[str, list[Any]]):

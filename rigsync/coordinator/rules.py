@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from rigsync._text import line_for_each, one_line
-from rigsync.coordinator.results import unconfirmed_of
+from rigsync.coordinator.results import still_running, unconfirmed_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import (
     LinkChanged,
@@ -20,7 +20,6 @@ from rigsync.core.events import (
     ViolationSeen,
 )
 from rigsync.core.health import age_of
-from rigsync.core.lifecycle import STILL_RUNNING, says_running
 from rigsync.core.messages import Command, Verb
 from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Peer
@@ -108,8 +107,7 @@ class LogRules:
             level = logging.WARNING if event.event in _TO_LOOK_AT else logging.INFO
             notice_logger.log(level, "%s: %s; look there whether it is done", event.event.name, one_line(line))
         if event.event in (ExpMessage.EXPEND, ExpMessage.EXPINTERRUPT):
-            still = dict.fromkeys((rig for rig, answer in event.answers.items() if says_running(answer)), STILL_RUNNING)
-            for line in line_for_each(still):
+            for line in line_for_each(still_running(event.answers)):
                 push_logger.warning("%s: %s", event.event.name, one_line(line))
         is_decided = event.request_time in self._decided
         self._decided.discard(event.request_time)

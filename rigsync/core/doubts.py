@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rigsync._text import close_match, shortened
 from rigsync.core.enums import ExpMessage
 from rigsync.core.lifecycle import reference_parts, reference_text
+from rigsync.core.references import is_date
 
 EXAMPLE = "2026-11-20_1_mouse"
 _OTHER_NAMES = ("ref", "reference", "expref", "experiment", "session")
@@ -56,16 +56,8 @@ def doubt_of_reference(reference: Any) -> str | None:
     if text is None:
         return None
     if parts := reference_parts(text):
-        return None if _is_date(parts[0]) else f"the reference {shortened(text)} has a date that is in no calendar"
+        return None if is_date(parts[0]) else f"the reference {shortened(text)} has a date that is in no calendar"
     return (
         f"the reference {shortened(text)} has not the form yyyy-mm-dd_n_subject, such as {EXAMPLE}: agents cannot fill "
         "in {date}, {number} and {subject}"
     )
-
-
-def _is_date(text: str) -> bool:
-    try:
-        datetime.date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True

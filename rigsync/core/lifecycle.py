@@ -255,6 +255,7 @@ def _typed(*steps: ExpMessage | tuple[ExpMessage, str | None]) -> str:
 
 
 STILL_RUNNING = "it has answered, and says that it is still RUNNING; look there whether it records"
+"""What is told of a rig that `says_running`."""
 
 
 def says_running(answer: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 _PARTS = re.compile(r"(\d{4}-\d{2}-\d{2})_(\d+)_(.+)", re.ASCII | re.DOTALL)
@@ -19,3 +20,12 @@ def reference_parts(reference: str) -> tuple[str, str, str] | None:
 def canonical_reference(reference: str) -> str:
     """Return `reference` without leading zeros in its number; unchanged if it has another form."""
     return "_".join(reference_parts(reference) or (reference,))
+
+
+def is_date(text: str) -> bool:
+    """Return whether a text is a day of the calendar, as ``2026-11-20``."""
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

@@ -179,7 +179,7 @@ class Recorder:
 
 
 def _is_kept(event: Event) -> bool:
-    """Return whether the journal keeps an event of a kind that it keeps.
+    """Return whether the journal keeps this event, where it keeps its kind.
 
     Of answers it keeps when each has come in an experiment's life cycle; of others, the push tells all. Of what fetches
     a journal it keeps nothing.
