@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -29,6 +30,8 @@ DRIVES_NO_IBLUTIL = [
     "tests/test_without_iblutil.py",
 ]
 """Tests of rig, agent, facade, commands, both dialects; those of them that drive a real iblutil peer are skipped."""
+ROOM_OF_TESTS = 2 << 30
+"""Bytes: more than the files of all tests take together."""
 APART = {"lowest", "bare"}
 """Tasks with an environment of their own."""
 NOT_BARE = {"iblutil", "ipykernel", "mypy", "paho-mqtt", "pylsl", "python-osc", "pyzmq", "ruff", "types-PyYAML"}
@@ -97,6 +100,20 @@ def compile_tests(python: Path, environ: dict[str, str]) -> None:
             process.wait()
 
 
+def in_memory() -> dict[str, str]:
+    """Return the variable that has pytest keep the files of tests in memory, where the computer offers that.
+
+    A drive that is busy takes no record for seconds, while packages are installed for example. The journal then tells
+    so, as it has to, and what tests ask of it does not hold.
+    """
+    folder = Path("/dev/shm")
+    try:
+        is_roomy = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > ROOM_OF_TESTS
+    except OSError:
+        is_roomy = False
+    return {"PYTEST_DEBUG_TEMPROOT": str(folder)} if is_roomy else {}
+
+
 def sizes() -> str:
     """Return how much the environment without iblutil takes, and the usual one where it is there."""
     told = []
@@ -142,6 +159,7 @@ def main(arguments: list[str]) -> int:
     try:
         if task[: len(PYTEST)] == PYTEST:
             compile_tests(python, environ)
+            environ = {**in_memory(), **environ}
         return subprocess.call([str(python), *task, *arguments[1:]], cwd=HERE, env=environ)
     except KeyboardInterrupt:
         return 130
