@@ -106,7 +106,7 @@ def in_memory() -> dict[str, str]:
     A drive that is busy takes no record for seconds, while packages are installed for example. The journal then tells
     so, as it has to, and what tests ask of it does not hold.
     """
-    folder = Path("/dev/shm")
+    folder = Path("/dev/shm")  # noqa: S108 - pytest makes a folder there that nobody else may enter
     try:
         is_roomy = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > ROOM_OF_TESTS
     except OSError:
