@@ -422,8 +422,8 @@ def test_a_file_of_ready_alone_that_is_to_be_kept_and_is_lost_fails_the_end(lab:
     aux.request("EXPCLEANUP", timeout=LONG)
 
 
-OVER = ANEW.replace("    while True", "    file.write(b'x' * 2_000_000)\n    while True")
-"""One that opens its file anew, and at once has written more than there was."""
+OVER = ANEW.replace('"wb"', '"r+b"').replace("    while True", "    file.write(b'x' * 2_000_000)\n    while True")
+"""One that writes over its file, and beyond: nobody ever sees it smaller than before."""
 
 
 @pytest.mark.parametrize("pattern", ["data/x_*.avi", "data/x_1.avi"])
