@@ -26,6 +26,12 @@ LEAKS = {
             kept.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             kept[0].bind(("127.0.0.1", 0))
         """,
+    "socket without an address": """
+        import socket
+        kept = []
+        def test_leak():
+            kept.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        """,
     "forgotten socket": """
         import socket
         def test_leak():
