@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -79,6 +80,18 @@ def span_text(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     return f"{minutes} min {rest} s" if minutes and rest else f"{minutes} min" if minutes else f"{rest} s"
+
+
+def since_text(age: float, now: float) -> str:
+    """Return since when something is so that is told at Unix time `now` (s), `age` seconds later; nothing below 1 s."""
+    if age < 1:
+        return ""
+    try:
+        first, today = time.localtime(now - age), time.localtime(now)
+    except (OverflowError, OSError, ValueError):  # there is no such time
+        return ""
+    form = "%H:%M:%S" if first[:3] == today[:3] else "%Y-%m-%d %H:%M"
+    return f" (since {time.strftime(form, first)})"
 
 
 def close_match(wanted: object, known: Iterable[str]) -> str:

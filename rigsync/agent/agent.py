@@ -90,7 +90,7 @@ class Agent(Rig):
         self._log: SessionLog | None = None
         self._reference: str | None = None
         self._data: dict[str, Any] = {}
-        self._alerts = Alerts(self.hub, file.alerts, RigWatch(file.name))
+        self._alerts = Alerts(self.hub, file.alerts, RigWatch(file.name, time.monotonic()))
         self._left = Leftovers(file.name)
         self._finish = Finishing(file, lambda: self.status, self.progress, self._tell_coordinators)
         self.command(CHECK.name)(self._missing)

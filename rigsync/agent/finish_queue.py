@@ -88,6 +88,8 @@ class Job:
     """When it may be tried again, in Unix seconds."""
     problem: str | None = None
     """Why it has failed last."""
+    failed: float = 0.0
+    """When it has failed for good, in Unix seconds; 0 where that is not known."""
     running: bool = False
     percent: float | None = None
     """Of the step that runs, if its output says so."""
@@ -132,6 +134,7 @@ class Job:
     def begin_anew(self) -> None:
         """Have it done again, as if it had not been tried."""
         self.state, self.attempts, self.due, self.problem, self.running = WAITING, 0, 0.0, None, False
+        self.failed = 0.0
 
     def text(self) -> bytes:
         return json.dumps({"rigsync": FORMAT, **asdict(self)}, ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -300,7 +303,7 @@ def _check(job: Job, name: str) -> None:
         (job.attempts, int),
     ):
         _checked(value, kind)
-    numbers = [job.began, job.due, *([] if job.percent is None else [job.percent])]
+    numbers = [job.began, job.due, job.failed, *([] if job.percent is None else [job.percent])]
     for step in job.steps or ():
         for value, kind in (
             (step.shell, bool),

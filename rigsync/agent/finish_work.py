@@ -76,8 +76,8 @@ class FinishWork:
         """Jobs that are not, as they are now, on the disk."""
         self._is_troubled = False
         """Whether the queue could not be written when that was last tried."""
-        self._untold: list[tuple[str, str, str | None, str]] = []
-        """Topics, keys, references and texts that are told when no session is under way."""
+        self._untold: list[tuple[str, str, str | None, str, float]] = []
+        """Topics, keys, references, texts and Unix times (s) of what is told when no session is under way."""
         self._said: dict[str, str] = {}
         """What the log has said of the queue, by what it was about."""
         self._logs: set[SessionLog] = set()
@@ -325,7 +325,7 @@ class FinishWork:
         await self.save(job)
 
     def give_up(self, job: Job, problem: str) -> None:
-        job.state, job.problem = FAILED, one_line(problem)[:LONGEST_TEXT]
+        job.state, job.problem, job.failed = FAILED, one_line(problem)[:LONGEST_TEXT], time.time()
         self._tell_failed(job)
 
     # -------------------------------------------------------------------------------------------------- telling
@@ -345,25 +345,27 @@ class FinishWork:
             f"what was to be done after {job.label} has failed for good{tried}, so that its data may be in one place "
             f"only: {job.problem}; {remedy}"
         )
-        self._tell(FAILURE, _item_of(job), job.exp_ref, problem)
+        self._tell(FAILURE, _item_of(job), job.exp_ref, problem, job.failed)
 
     def _untell(self, job: Job) -> None:
         if job.state == FAILED or job.attempts >= TOLD_AFTER:
             self._tell(RECOVERED, _item_of(job), job.exp_ref, f"finish of {job.label} is no failure any more")
 
-    def _tell(self, topic: str, key: str, reference: str | None, problem: str) -> None:
+    def _tell(self, topic: str, key: str, reference: str | None, problem: str, at: float = 0.0) -> None:
         level = logging.ERROR if topic == FAILURE else logging.INFO
         _logger.log(level, "%s: %s", self._name, one_line(problem))
-        self._untold.append((topic, key, reference, problem))
+        self._untold.append((topic, key, reference, problem, at or time.time()))
 
     def _tell_untold(self) -> None:
         """Tell the coordinators what they have not been told, while no session of theirs could take it for its own."""
         if self._is_under_way():
             return
         untold, self._untold = self._untold, []
-        for topic, key, reference, problem in untold:
+        for topic, key, reference, problem, at in untold:
+            age = time.time() - at
+            late = {"age": round(age, 3)} if topic == FAILURE and age > 2 * LOOK else {}
             with contextlib.suppress(RigsyncError):
-                self._notify(topic, {"problem": problem, "exp_ref": reference}, key)
+                self._notify(topic, {"problem": problem, "exp_ref": reference, **late}, key)
 
     def _say_once(self, what: str, text: str, level: int = logging.ERROR) -> None:
         if self._said.get(what) != text:

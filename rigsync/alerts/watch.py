@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ from rigsync.core.events import (
     PushCompleted,
     StatusChanged,
 )
-from rigsync.core.health import STATUS, problem_of
+from rigsync.core.health import STATUS, age_of, problem_of
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, named_reference, rehearses
 from rigsync.core.notices import FAILURE as TROUBLE
 from rigsync.core.notices import FREE_DISK
@@ -74,6 +75,8 @@ class CoordinatorWatch:
         self._elsewhere = elsewhere
         self._mine: dict[str, str | None] = {}
         """The reference of each rig, from EXPINIT to EXPCLEANUP."""
+        self._since: dict[str, float] = {}
+        """When each of these was commanded first, in monotonic seconds: what was wrong before is no news."""
         self._others: dict[str, str] = {}
         """Of rigs that another program has begun, and this one tells to end: the reference."""
         self._lost: set[str] = set()
@@ -85,7 +88,7 @@ class CoordinatorWatch:
     def take(self, event: Any, now: float) -> Iterable[Happening]:
         """Return what has happened by an event, at monotonic `now` (s)."""
         if isinstance(event, Notice):
-            return self._notice(event)
+            return self._notice(event, now)
         if isinstance(event, LinkLost):
             self._lost.add(event.rig)
             return self._of(event.rig, LOST, event.reason)
@@ -97,7 +100,9 @@ class CoordinatorWatch:
         if rig in self._mine and rig not in self._rehearsing:
             yield Happening(on, (rig,), _line(text), self._mine[rig])
 
-    def _notice(self, event: Notice) -> Iterator[Happening]:
+    def _notice(self, event: Notice, now: float) -> Iterator[Happening]:
+        if now - age_of(event) < self._since.get(event.rig, -math.inf):
+            return
         if event.topic == TROUBLE:
             yield from self._of(event.rig, cause_of(event), problem_of(event.body))
         elif event.topic == STATUS and isinstance(event.body, dict) and event.body.get("reason"):
@@ -108,13 +113,14 @@ class CoordinatorWatch:
         if event.event is _INIT:
             is_rehearsal = _rehearses(event.args)
             for rig in event.rigs:
-                self._mine[rig] = _reference(_INIT, event.args)
+                self._mine[rig], self._since[rig] = _reference(_INIT, event.args), now
                 self._running.discard(rig)
                 self._lost.discard(rig)
                 (self._rehearsing.add if is_rehearsal else self._rehearsing.discard)(rig)
         elif event.event is _START:
             for rig in event.rigs:
-                self._mine.setdefault(rig, _reference(_START, event.args))
+                if rig not in self._mine:
+                    self._mine[rig], self._since[rig] = _reference(_START, event.args), now
             self._start(event.rigs, now)
         else:
             for rig in event.rigs:
@@ -226,12 +232,15 @@ class _Session:
 
 
 class RigWatch:
-    """What happens at one rig, in an experiment or not, but not in a rehearsal."""
+    """What happens at one rig, in an experiment or not, but not in a rehearsal.
+
+    What it tells of the time before `began`, in monotonic seconds, an earlier program of it has told.
+    """
 
     kinds = (Notice, HandlerDue, MessageHandled, StatusChanged)
 
-    def __init__(self, name: str):
-        self._name = name
+    def __init__(self, name: str, began: float = -math.inf):
+        self._name, self._since = name, began
         self._exp_ref: str | None = None
         self._began: float | None = None
         self._has_stopped = self._is_rehearsal = self._is_interrupted = False
@@ -246,7 +255,8 @@ class RigWatch:
         elif isinstance(event, MessageHandled):
             return list(self._handled(event, now))
         elif isinstance(event, Notice):
-            return self._told(cause_of(event), problem_of(event.body)) if event.topic == TROUBLE else ()
+            is_news = event.topic == TROUBLE and now - age_of(event) >= self._since
+            return self._told(cause_of(event), problem_of(event.body)) if is_news else ()
         elif event.event is _INIT:
             self._is_rehearsal = _rehearses(event.args)
         elif event.event is _INTERRUPT and self._began is not None:

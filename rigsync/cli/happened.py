@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rigsync._text import one_line, span_text
+from rigsync._text import one_line, since_text, span_text
 from rigsync.cli.answers import words_of
 from rigsync.cli.output import compact
+from rigsync.core.health import age_in
 from rigsync.journal.rows import OK, Record, Session
 
 OFTEN = frozenset(
@@ -158,14 +159,16 @@ def _notice(record: Record, data: dict[str, Any]) -> list[Told]:
     topic, key, body = data["topic"], data.get("key"), data.get("body")
     about = f"{topic} {key}" if key else str(topic)
     fields = body if isinstance(body, dict) else {}
+    since = since_text(age_in(body), record.time)
     if topic == "failure":
-        return [_of(record, f"failure{f' of {key}' if key else ''}: {fields.get('problem') or compact(body)}", True)]
+        problem = fields.get("problem") or compact(body)
+        return [_of(record, f"failure{f' of {key}' if key else ''}: {problem}{since}", True)]
     if topic == "recovered":
         return [_of(record, f"this is over: {key}" if key else "this is over")]
     if topic == "status" and "status" in fields:
         reason = fields.get("reason")
         told = f"{fields['status']} {fields.get('exp_ref') or ''}".rstrip()
-        return [_of(record, f"{told}: {reason}" if reason else told, bool(reason))]
+        return [_of(record, f"{told}: {reason}{since}" if reason else told, bool(reason))]
     if topic == "log" and "message" in fields:
         error = fields.get("error")
         told = f"{fields['message']} from {fields.get('from')}"

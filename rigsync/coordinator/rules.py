@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from rigsync._text import line_for_each, one_line
+from rigsync._text import line_for_each, one_line, since_text
 from rigsync.coordinator.results import still_running, unconfirmed_of
 from rigsync.core.enums import ExpMessage
 from rigsync.core.events import (
@@ -143,5 +143,4 @@ class LogRules:
 
 def _since(event: Notice) -> str:
     """Return when something was told first, where this program was not there to hear it."""
-    age = age_of(event)
-    return f" (since {time.strftime('%H:%M:%S', time.localtime(time.time() - age))})" if age >= 1 else ""
+    return since_text(age_of(event), time.time())

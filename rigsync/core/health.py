@@ -31,7 +31,12 @@ def problem_of(body: Any) -> str:
 
 def age_of(notice: Any) -> float:
     """Return how many seconds before it was sent here a notice was told first; 0 where it says nothing that can be."""
-    age = notice.body.get("age") if isinstance(notice.body, dict) else None
+    return age_in(notice.body)
+
+
+def age_in(body: Any) -> float:
+    """Return what `age_of` does, of the body of a notice."""
+    age = body.get("age") if isinstance(body, dict) else None
     return age if isinstance(age, (int, float)) and 0 <= age <= LONGEST_AGE else 0.0
 
 
@@ -76,13 +81,16 @@ class Health:
         return len(self._failures) + (self._stopped is not None)
 
     def note(self, topic: str, key: str | None, body: Any, now: float, n: int | None) -> None:
-        """Take note of a notice that is told at monotonic `now` (s), if it says what is wrong, or that it is over."""
+        """Take note of a notice that is told at monotonic `now` (s), if it says what is wrong, or that it is over.
+
+        Its ``age`` may say that this was so before.
+        """
         if topic == FAILURE:
             exp_ref = body.get("exp_ref") if isinstance(body, dict) else None
             told = {"problem": problem_of(body), "exp_ref": exp_ref if isinstance(exp_ref, str) else None}
             self._count += 1
             self._failures.pop(key or "", None)
-            self._failures[key or ""] = Lasting(topic, key, told, now, n, self._count)
+            self._failures[key or ""] = Lasting(topic, key, told, now - age_in(body), n, self._count)
             while len(self._failures) > MOST or _size(self.failures) > MOST_BYTES:
                 del self._failures[next(iter(self._failures))]
         elif topic == RECOVERED:

@@ -7,12 +7,16 @@ the two say differently: an order that was done and never answered, or a notice 
 from __future__ import annotations
 
 import json
-from collections import deque
+import math
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from rigsync.core.clock import TOLERANCE
 from rigsync.core.enums import ExpStatus
+from rigsync.core.health import STATUS, age_in, problem_of
+from rigsync.core.notices import FAILURE
 from rigsync.journal.rows import Record, Run
 
 CLOSE = 2.0
@@ -21,6 +25,8 @@ WINDOW = 120.0
 """Seconds for which a record waits for the other side's: as long as an order takes as a rule."""
 LONGEST = 200
 """Characters of a failure that are compared: what a rig tells is cut on its way."""
+STANDING = 4096
+"""Failures of which it is remembered since when they have been standing."""
 _STREAMS = ("StreamAdded", "StreamRemoved")
 
 
@@ -59,7 +65,9 @@ class _Recent:
 
 
 def without_doubles(records: Iterable[Record], run_of: Callable[[int], Run]) -> Iterator[Record]:
-    """Yield records in order, without those of rigs that say what a coordinator's say.
+    """Yield records in order, without those of rigs that say what a coordinator's say, and without old failures.
+
+    A rig tells what is still wrong with it to each program that connects. That counts as new only the first time.
 
     Parameters
     ----------
@@ -68,6 +76,30 @@ def without_doubles(records: Iterable[Record], run_of: Callable[[int], Run]) -> 
     run_of : callable
         `Journal.run`.
     """
+    return _once(_told_once(records, run_of))
+
+
+def _once(records: Iterable[Record]) -> Iterator[Record]:
+    """Yield records in order, without failures that are only told anew."""
+    standing: OrderedDict[tuple[Any, ...], float] = OrderedDict()
+    for record in records:
+        data, body = record.data, record.data.get("body")
+        if record.kind == "Notice" and data.get("topic") in (FAILURE, STATUS) and isinstance(body, dict):
+            what = record.rig, data.get("topic"), data.get("key"), str(body.get("reason", problem_of(body)))
+            age = age_in(body)
+            since = record.time - age
+            near = CLOSE + (record.bound or 0.0) + TOLERANCE * age
+            if age and since <= standing.get(what, -math.inf) + near:
+                continue
+            standing[what] = since
+            standing.move_to_end(what)
+            if len(standing) > STANDING:
+                standing.popitem(last=False)
+        yield record
+
+
+def _told_once(records: Iterable[Record], run_of: Callable[[int], Run]) -> Iterator[Record]:
+    """Yield records in order, without those of rigs that say what a coordinator's say."""
     recent, waiting = _Recent(), deque[Record]()
     for record in records:
         if run_of(record.run).kind != "rig":

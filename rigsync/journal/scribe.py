@@ -19,7 +19,7 @@ from rigsync.journal.about import LOOK, Repository
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.entries import THINNED, data_of, encoded, is_failure, spoils
 from rigsync.journal.rows import storable
-from rigsync.journal.sessions import CoordinatorSessions, RigSessions, named_by
+from rigsync.journal.sessions import CoordinatorSessions, RigSessions, named_by, was_before
 
 THIN, THIN_LATER, THINNER = 5.0, 60.0, 0.1
 """Seconds between two records of the progress of one item: at first, and at most; between these, that share of the time
@@ -91,7 +91,7 @@ class Scribe:
         reference = named_by(event)
         session = self._sessions.named(reference) if reference else self._sessions.take(event, stamp[2])
         has_failed = is_failure(event)
-        if has_failed and spoils(event):
+        if has_failed and spoils(event) and not was_before(event, session, stamp[2]):
             self._sessions.fail(session)
         yield self._record(event, mono, session, has_failed)
         if is_step:

@@ -20,7 +20,7 @@ from rigsync.core.events import (
     PushCompleted,
     StatusChanged,
 )
-from rigsync.core.health import LONGEST, MOST, problem_of
+from rigsync.core.health import LONGEST, MOST, age_of, problem_of
 from rigsync.core.lifecycle import (
     ENDS,
     LIFECYCLE_MESSAGES,
@@ -127,7 +127,7 @@ class CoordinatorSessions(_Sessions):
             rig = getattr(event, "rig", None)
             course = self._pushes.get(request_time) if isinstance(request_time, float) else None
             course = course or self._of([rig] if isinstance(rig, str) else None)
-            if course and isinstance(rig, str):
+            if course and isinstance(rig, str) and not was_before(event, course.row, time):
                 self._note_trouble(course, rig, event)
         return course.row if course else None
 
@@ -404,6 +404,11 @@ def named_by(event: Event) -> str | None:
         reference = event.body.get("exp_ref")
         return reference if isinstance(reference, str) else None
     return None
+
+
+def was_before(event: Event, row: SessionRow | None, time: float) -> bool:
+    """Whether a notice of a Unix time tells anew what was so before a session began, and is settled by that."""
+    return row is not None and isinstance(event, Notice) and time - age_of(event) < row.began
 
 
 def reason_in(body: Any) -> str | None:

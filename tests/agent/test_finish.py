@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +395,22 @@ def test_what_fails_for_good_is_told_with_the_remedy(lab: Lab, caplog: pytest.Lo
     until(lambda: [(job["state"], job["attempts"], job["running"]) for job in jobs(lab)] == [("failed", 3, False)])
     session(aux, NEXT)  # it is no failure of the next one
     assert len(told) == 1 or told[1].body["exp_ref"] == NEXT
+
+
+def test_an_agent_that_is_started_anew_tells_since_when_it_has_failed(lab: Lab) -> None:
+    agent = finishing(lab, fails_until(lab))
+    aux = lab.connect()
+    told = noted(aux, "failure")
+    session(aux)
+    until(lambda: told)
+    assert "age" not in told[0].body
+    agent.close()
+    (path,) = (lab.folder / "finish" / "cameras").glob("*.json")
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "failed": time.time() - 5000}))
+    finishing(lab, fails_until(lab))
+    told = noted(lab.connect(), "failure")
+    until(lambda: told)
+    assert 5000 <= told[0].body["age"] < 5000 + LONG
 
 
 def test_what_goes_on_failing_is_told_before_it_has_failed_for_good(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

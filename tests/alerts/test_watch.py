@@ -55,6 +55,20 @@ def told(*events: Event, watch: Any = None) -> list[tuple[str, tuple[str, ...], 
     return [(each.on, each.rigs, each.text) for each in found]
 
 
+def test_what_was_wrong_before_the_experiment_is_no_news_and_what_was_missed_in_it_is() -> None:
+    """A rig tells both, with their age, when it hears this program again."""
+
+    def telling(age: float) -> list[Event]:
+        full, reason = {"problem": "disk full", "age": age}, {"status": "STOPPED", "reason": "died", "age": age}
+        return [notice("failure", full), notice("status", reason)]
+
+    assert told(*BEGINNING, *telling(60)) == []
+    assert told(*BEGINNING, *telling(3)) == [("failure", ("left",), "disk full"), ("interrupted", ("left",), "died")]
+    old = notice("failure", {"problem": "disk full", "age": 60})
+    assert told(old, watch=RigWatch("left", began=-1)) == []
+    assert told(old, watch=RigWatch("left", began=-100)) == [("failure", ("left",), "disk full")]
+
+
 def test_a_program_that_only_watches_tells_nothing() -> None:
     assert told(lost(), notice("failure", {"problem": "disk full"})) == []
 

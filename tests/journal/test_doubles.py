@@ -99,6 +99,26 @@ def test_notices_that_were_heard_are_told_once_each(file: Path, both: Both) -> N
     assert shown(file) == [("Notice", TASK), ("Notice", TASK), ("Notice", RIG), ("Notice", RIG)]
 
 
+@pytest.mark.parametrize(
+    ("body", "other"),
+    [
+        ({"topic": "failure", "key": "disk", "problem": "full"}, {"problem": "full again"}),
+        ({"topic": "status", "status": "STOPPED", "exp_ref": "x", "reason": "died"}, {"reason": "died again"}),
+    ],
+)
+def test_what_is_still_wrong_is_told_once_and_what_is_wrong_again_once_more(
+    file: Path, both: Both, body: dict[str, Any], other: dict[str, Any]
+) -> None:
+    both.heard(10, **body)
+    for at in (30, 5000):  # programs that connect
+        both.heard(at, **body, age=at - 10.01, failures={"lamp": "dark"})
+    assert shown(file) == [("Notice", TASK)]
+    both.heard(6000, **{**body, **other}, age=500.0)
+    both.heard(6001, **body)
+    both.heard(7000, **body, age=998.0)
+    assert shown(file) == [("Notice", TASK)] * 3
+
+
 def test_a_stream_is_told_once(file: Path, both: Both) -> None:
     for at, kind in enumerate(("StreamAdded", "StreamRemoved"), 1):
         both.told(kind, at, id="ffmpeg", info={"pid": 5})

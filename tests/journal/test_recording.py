@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_programs import environment, run_here
 from live_helpers import EchoServer
 from processes import LONG, ROOT, until
 
 from rigsync import Auxiliaries, Coordinator, ExperimentError, ExpStatus, PushError, Rig
+from rigsync.events import Notice
 from rigsync.hub.events import define
 from rigsync.journal.query import Journal
 from rigsync.journal.report.reading import facts_of
@@ -136,6 +140,26 @@ def test_an_experiment_with_a_failure_is_incomplete(rig: Rig, aux: Auxiliaries, 
     rig.close()
     (theirs,) = sessions(path, "rig")
     assert (theirs["outcome"], theirs["rigs"]) == ("incomplete", {"cameras": "the lamp is dark"})
+
+
+def test_what_was_wrong_before_is_standing_and_counts_in_no_session(
+    rig: Rig, connect: Callable[..., Any], path: Path, tmp_path: Path
+) -> None:
+    rig.notify("failure", {"problem": "the lamp is dark"}, key="lamp")
+    told_at = time.time()
+    until(lambda: time.time() > told_at + 1.2)  # else it is as good as new
+    aux = connect(rig, journal=path)
+    until(lambda: records(path, "Notice", "data LIKE '%lamp%' AND data LIKE '%age%'"))
+    with aux.experiment(REF):  # it may also come while that begins
+        aux.hub.ingest(Notice("cameras", "failure", "lamp", {"problem": "the lamp is dark", "age": 60.0}, True))
+    (ours,) = sessions(path)
+    assert (ours["outcome"], ours["rigs"], ours["failures"]) == ("complete", {"cameras": "ok"}, 0)
+    shown = run_here(["log", "--since", "1h"], tmp_path, environment(tmp_path, RIGSYNC_JOURNAL=str(path)))
+    dark = [line for line in shown.out.splitlines() if "failure of lamp" in line]
+    assert len(dark) == 1  # the rig's own
+    assert "since" not in dark[0]
+    shown = run_here(["log", "--since", "1h", "--all"], tmp_path, environment(tmp_path, RIGSYNC_JOURNAL=str(path)))
+    assert re.search(r"the lamp is dark \(since \d\d:\d\d:\d\d\)", shown.out)
 
 
 def test_a_failure_that_is_over_leaves_it_complete(rig: Rig, aux: Auxiliaries, path: Path) -> None:

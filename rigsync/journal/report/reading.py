@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from rigsync._text import since_text
+from rigsync.core.health import age_in
 from rigsync.core.lifecycle import says_running
 from rigsync.journal.query import Record, Run, Session
 from rigsync.journal.report.facts import (
@@ -209,16 +211,16 @@ class _Reader:
     def _notice(self, record: Record) -> None:
         data, rig = record.data, self._rig_of(record)
         topic, key, body = _text(data.get("topic")), data.get("key"), data.get("body")
-        fields = body if isinstance(body, dict) else {}
+        fields, since = body if isinstance(body, dict) else {}, since_text(age_in(body), record.time)
         if rig is None:
             return
         if topic == "status":
             if isinstance(state := fields.get("status"), str):
                 self._enter(rig, state, record.time, _text(fields.get("reason")))
             if reason := fields.get("reason"):
-                self._tell(record, rig, f"stopped by itself: {reason}", is_failure=True)
+                self._tell(record, rig, f"stopped by itself: {reason}{since}", is_failure=True)
         elif topic == "failure":
-            told = _text(fields.get("problem")) or _plain(body)
+            told = (_text(fields.get("problem")) or _plain(body)) + since
             self._tell(record, rig, f"{key}: {told}" if key else told, is_failure=True)
         elif topic == "recovered":
             self._tell(record, rig, f"{key or 'all'}: well again")
