@@ -158,6 +158,7 @@ class CoordinatorSessions(_Sessions):
     def _never_begun(self, reference: str, event: PushCompleted, time: float) -> _Course:
         """Return a session that comes to nothing, since not all rigs are there."""
         course = self._open(reference, [*event.answers, *event.failures], time)
+        course.row.rigs.update(dict.fromkeys(event.answers, OK))
         course.row.rigs.update((rig, error.problem) for rig, error in event.failures.items())
         self._conclude(course, FAILED, time)
         return course
@@ -222,11 +223,10 @@ class CoordinatorSessions(_Sessions):
         if is_end and not (failures or event.answers):
             return
         if message in (INIT, START):
-            row.rigs.update(failures)
+            row.rigs.update({**dict.fromkeys(event.answers, OK), **failures})
             course.has_failed = course.has_failed or bool(failures)
             if message is START:
                 course.begun.update(event.answers)
-                row.rigs.update(dict.fromkeys(event.answers, OK))
             elif event.failures.keys() >= course.rigs.keys() and all(map(_is_refusal, event.failures.values())):
                 self._conclude(course, FAILED, time)  # nobody is told of an end who has not begun
         elif message in (END, INTERRUPT):

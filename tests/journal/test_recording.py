@@ -211,6 +211,7 @@ def test_one_that_a_rig_refuses_and_nobody_goes_on_with_has_failed(
     aux.push("EXPINIT", {"exp_ref": REF}, wait=True)
     (ours,) = sessions(path)
     assert ours["outcome"] is None  # it may be tried again
+    assert (ours["rigs"]["good"], "no camera" in ours["rigs"]["bad"]) == ("ok", True)
     aux.close()
     until(lambda: [(one["outcome"], one["ended"] is None) for one in sessions(path)] == [("failed", False)])
 
@@ -230,7 +231,7 @@ def test_an_experiment_whose_rigs_are_not_all_there_has_failed(
         pass
     (ours,) = sessions(path)
     assert (ours["ref"], ours["outcome"], ours["failures"], ours["ended"] is None) == (REF, "failed", 1, False)
-    assert (list(ours["rigs"]), "no camera" in ours["rigs"]["bad"]) == (["bad"], True)
+    assert (ours["rigs"]["good"], "no camera" in ours["rigs"]["bad"]) == ("ok", True)
     assert [record["session"] for record in records(path, "PushCompleted")] == [ours["id"]]
     with aux.experiment(REF):
         pass
