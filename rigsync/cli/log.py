@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -27,11 +28,13 @@ from rigsync.cli.asked import (
 from rigsync.cli.options import verbose_option
 from rigsync.cli.output import compact, end_interrupted_line, write_json, write_lines
 from rigsync.cli.tables import write_marked
-from rigsync.journal.doubles import without_doubles
+from rigsync.journal.doubles import WINDOW, Doubles, without_doubles
 from rigsync.journal.query import Journal, Record, Session, matches
 
 WAKE = 0.2
 """Seconds between two looks at what is new; a record is in the file 0.2 s after it happened."""
+HELD = 1.0
+"""Seconds for which a new record waits for the other side's, a rig's or its coordinator's, that may say the same."""
 COLUMNS = ["time", "bound", "session", "rig", "failure", "kind", "text", "data"]
 
 
@@ -134,8 +137,13 @@ class _Chosen:
         without = () if everything else happened.OFTEN
         self.asked: dict[str, Any] = {"failures": failures, "rigs": rigs or None, "without": without}
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether nothing is shown twice: to people."""
+        return not self._everything
+
     def of(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Yield what is shown; to people nothing twice."""
+        """Yield what is shown."""
         return iter(records) if self._everything else without_doubles(records, self._journal.run)
 
     def is_shown(self, record: Record) -> bool:
@@ -149,18 +157,47 @@ class _Chosen:
         return self._journal.is_about(record, self.rigs)
 
 
+class _Held:
+    """New records, until it is known whether they say something new."""
+
+    def __init__(self, journal: Journal, chosen: _Chosen):
+        self._chosen, self._doubles = chosen, Doubles(journal.run)
+        self._waiting = deque[tuple[float, Record]]()
+
+    def add(self, records: Iterable[Record]) -> None:
+        until = time.monotonic() + (HELD if self._chosen.is_folded else 0.0)
+        for record in records:
+            self._doubles.note(record)
+            self._doubles.forget(record.time - WINDOW)
+            self._waiting.append((until, record))
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def take(self, everything: bool = False) -> Iterator[Record]:
+        """Yield what is to be shown now."""
+        now = time.monotonic()
+        while self._waiting and (everything or self._waiting[0][0] <= now):
+            record = self._waiting.popleft()[1]
+            if (not self._chosen.is_folded or self._doubles.is_told(record)) and self._chosen.is_shown(record):
+                yield record
+
+
 def _follow(journal: Journal, newest: int, chosen: _Chosen, writer: _Writer) -> None:
+    held = _Held(journal, chosen)
     try:
         while True:
-            records = journal.changes(newest)
-            if records:
+            if records := journal.changes(newest):
                 newest = records[-1].id
-                writer.write(filter(chosen.is_shown, records), None)
-            else:
+                held.add(records)
+            writer.write(held.take(), None)
+            if not records:
                 time.sleep(WAKE)
-                journal.check()
+                if not held:
+                    journal.check()
     except KeyboardInterrupt:
         end_interrupted_line()
+        writer.write(held.take(everything=True), None)
 
 
 class _Writer:

@@ -64,10 +64,55 @@ class _Recent:
         return False
 
 
+class Doubles:
+    """Finds what has been told already, and failures that are only told anew, in records as they come.
+
+    Parameters
+    ----------
+    run_of : callable
+        `Journal.run`.
+    """
+
+    def __init__(self, run_of: Callable[[int], Run]):
+        self._run_of = run_of
+        self._recent = _Recent()
+        self._standing: OrderedDict[tuple[Any, ...], float] = OrderedDict()
+        """Since when something is wrong, as Unix time in seconds."""
+
+    def note(self, record: Record) -> None:
+        """Take note of a record: `is_told` of one before it goes by that, too."""
+        if self._run_of(record.run).kind != "rig":
+            _note(record, self._recent)
+
+    def is_told(self, record: Record) -> bool:
+        """Whether a record is told; asked once for each, in their order."""
+        is_rigs = self._run_of(record.run).kind == "rig"
+        is_double = _is_double(record, self._recent) if is_rigs else _is_in_an_answer(record, self._recent)
+        return not is_double and self._is_news(record)
+
+    def forget(self, before: float) -> None:
+        """Forget what coordinators have told before a Unix time (s)."""
+        self._recent.forget(before)
+
+    def _is_news(self, record: Record) -> bool:
+        """Whether a record is no failure that is only told anew: a rig tells those to each program that connects."""
+        data, body = record.data, record.data.get("body")
+        if record.kind != "Notice" or data.get("topic") not in (FAILURE, STATUS) or not isinstance(body, dict):
+            return True
+        what = record.rig, data["topic"], data.get("key"), str(body.get("reason", problem_of(body)))
+        age = age_in(body)
+        since, near = record.time - age, CLOSE + (record.bound or 0.0) + TOLERANCE * age
+        if age and since <= self._standing.get(what, -math.inf) + near:
+            return False
+        self._standing[what] = since
+        self._standing.move_to_end(what)
+        if len(self._standing) > STANDING:
+            self._standing.popitem(last=False)
+        return True
+
+
 def without_doubles(records: Iterable[Record], run_of: Callable[[int], Run]) -> Iterator[Record]:
     """Yield records in order, without those of rigs that say what a coordinator's say, and without old failures.
-
-    A rig tells what is still wrong with it to each program that connects. That counts as new only the first time.
 
     Parameters
     ----------
@@ -76,46 +121,14 @@ def without_doubles(records: Iterable[Record], run_of: Callable[[int], Run]) -> 
     run_of : callable
         `Journal.run`.
     """
-    return _once(_told_once(records, run_of))
-
-
-def _once(records: Iterable[Record]) -> Iterator[Record]:
-    """Yield records in order, without failures that are only told anew."""
-    standing: OrderedDict[tuple[Any, ...], float] = OrderedDict()
+    doubles, waiting = Doubles(run_of), deque[Record]()
     for record in records:
-        data, body = record.data, record.data.get("body")
-        if record.kind == "Notice" and data.get("topic") in (FAILURE, STATUS) and isinstance(body, dict):
-            what = record.rig, data.get("topic"), data.get("key"), str(body.get("reason", problem_of(body)))
-            age = age_in(body)
-            since = record.time - age
-            near = CLOSE + (record.bound or 0.0) + TOLERANCE * age
-            if age and since <= standing.get(what, -math.inf) + near:
-                continue
-            standing[what] = since
-            standing.move_to_end(what)
-            if len(standing) > STANDING:
-                standing.popitem(last=False)
-        yield record
-
-
-def _told_once(records: Iterable[Record], run_of: Callable[[int], Run]) -> Iterator[Record]:
-    """Yield records in order, without those of rigs that say what a coordinator's say."""
-    recent, waiting = _Recent(), deque[Record]()
-    for record in records:
-        if run_of(record.run).kind != "rig":
-            _note(record, recent)
+        doubles.note(record)
         waiting.append(record)
         while waiting[0].time < record.time - WINDOW:
-            yield from _unless_double(waiting.popleft(), recent, run_of)
-            recent.forget(waiting[0].time - WINDOW)
-    for record in waiting:
-        yield from _unless_double(record, recent, run_of)
-
-
-def _unless_double(record: Record, recent: _Recent, run_of: Callable[[int], Run]) -> Iterator[Record]:
-    is_rigs = run_of(record.run).kind == "rig"
-    if not (_is_double(record, recent) if is_rigs else _is_in_an_answer(record, recent)):
-        yield record
+            yield from filter(doubles.is_told, [waiting.popleft()])
+            doubles.forget(waiting[0].time - WINDOW)
+    yield from filter(doubles.is_told, waiting)
 
 
 def _is_in_an_answer(record: Record, recent: _Recent) -> bool:
@@ -152,6 +165,10 @@ def _note(record: Record, recent: _Recent) -> None:
             recent.add(record.rig, _Told(record.time, record.time, ("status", body.get("status"), body.get("reason"))))
     elif record.kind in _STREAMS and record.rig is not None:
         recent.add(record.rig, _Told(record.time, record.time, _stream(record)))
+    elif record.kind == "MessageReceived" and record.rig is not None:  # before its push is completed
+        begun = data.get("request_time")
+        begun = begun if isinstance(begun, float) and begun < record.time else record.time
+        recent.add(record.rig, _Told(begun, record.time, ("order", str(data.get("event")), None)))
     elif record.kind == "PushCompleted":
         event, request_time = str(data.get("event")), data.get("request_time")
         # Not the request time itself, if the clock was set since.

@@ -412,6 +412,30 @@ def test_following(file: Path, story: Filler, tmp_path: Path) -> None:
 
 
 @posix
+def test_following_tells_once_what_a_rig_and_its_coordinator_say(file: Path, story: Filler, tmp_path: Path) -> None:
+    """Whichever writes first. The other rig takes longer to answer."""
+    with Command(["log", "--follow"], tmp_path, environment(tmp_path, RIGSYNC_JOURNAL=str(file))) as command:
+        command.line(clock(9))
+        rig = story.run("rig", "cameras:left")
+        handled = {"source": "127.0.0.1:5", "event": "EXPEND", "error": None}
+        answered = {"event": "EXPEND", "args": None, "request_time": T0 + 20}
+        notice = {"topic": "failure", "key": "lamp", "body": {"problem": "dark"}, "confirmed": True}
+        story.connection.execute("BEGIN IMMEDIATE")
+        story.record(rig, None, "MessageHandled", handled, 20.1)
+        story.record(1, None, "MessageReceived", answered, 20.1, rig="cameras:left")
+        story.record(rig, None, "Notice", notice, 20.2)
+        story.record(1, None, "Notice", notice, 20.2, rig="cameras:left")
+        story.record(rig, None, "MessageHandled", {**handled, "event": "EXPCLEANUP"}, 20.3)
+        story.connection.execute("COMMIT")
+        assert [command.line() for _ in range(2)] == [
+            f"{clock(20.2)}  cameras:left  failure of lamp: dark",
+            f"{clock(20.3)}  cameras:left  EXPCLEANUP from 127.0.0.1:5 done",
+        ]
+        command.interrupt()
+        assert command.outcome().status == 0
+
+
+@posix
 def test_following_one_session_as_json(file: Path, story: Filler, tmp_path: Path) -> None:
     env = environment(tmp_path, RIGSYNC_JOURNAL=str(file))
     with Command(["log", "2026-12-01_1_mouse", "--follow", "--json"], tmp_path, env) as command:
