@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,10 @@ OFTEN = frozenset(
     }
 )
 """Kinds that people see only if they ask for all: they come often, or another one says the same."""
+ANSWER = "MessageReceived"
+"""The kind that tells when a rig has answered, which is shown with the outcome of its push."""
+EARLIER = 0.01
+"""Seconds by which a rig has answered before the last one, where that is told."""
 LONGEST_ARGUMENTS = 120
 """Characters of what a message holds."""
 
@@ -41,12 +45,16 @@ class Line:
     is_failure: bool
 
 
-def lines_of(record: Record) -> list[Line]:
-    """Return a record for people; whatever its data are, there is at least one line."""
-    moment = local(record.time)
-    time, day = f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}", f"{moment:%Y-%m-%d}"
+def lines_of(record: Record, answered: Mapping[str, float] | None = None) -> list[Line]:
+    """Return a record for people; whatever its data are, there is at least one line.
+
+    `answered` has when each rig has answered a push that is completed, as Unix time in seconds, as far as that is
+    known.
+    """
+    time, day = _clock(record.time), f"{local(record.time):%Y-%m-%d}"
+    data = {**record.data, "answered": answered} if answered else record.data
     try:
-        told = _WORDS.get(record.kind, _others)(record, record.data)
+        told = _WORDS.get(record.kind, _others)(record, data)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         told = _others(record, record.data)  # another version's, or no event of rigsync
     sure = _how_sure(record.bound)
@@ -59,6 +67,12 @@ def local(time: float) -> datetime:
         return datetime.fromtimestamp(time)
     except (OverflowError, OSError, ValueError):
         return datetime.max if time > 0 else datetime.min
+
+
+def _clock(time: float) -> str:
+    """Return the local time of day of a Unix time (s), to the millisecond."""
+    moment = local(time)
+    return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}"
 
 
 def iso(time: float) -> str:
@@ -124,6 +138,8 @@ def _completed(record: Record, data: dict[str, Any]) -> list[Told]:
         for rig, answer in answers.items():
             began = _began(data, rig)
             words = words_of(event, answer) if isinstance(answer, list) else compact(answer)
+            own = data.get("answered", {}).get(rig, record.time)
+            began += f", answered at {_clock(own)}" if record.time - own >= EARLIER else ""
             told.append((rig, f"{event} ok{began}: {words}" if answer else f"{event} ok{began}", False))
     for rig, failure in failures.items():
         told.append((rig, f"{event} failed: {_problem(failure)}", True))

@@ -35,6 +35,8 @@ WAKE = 0.2
 """Seconds between two looks at what is new; a record is in the file 0.2 s after it happened."""
 HELD = 1.0
 """Seconds for which a new record waits for the other side's, a rig's or its coordinator's, that may say the same."""
+MOST_PUSHES = 1000
+"""Pushes that are not completed of which it is remembered when rigs have answered."""
 COLUMNS = ["time", "bound", "session", "rig", "failure", "kind", "text", "data"]
 
 
@@ -95,9 +97,10 @@ def command(
         status = import_module("rigsync.cli.collecting").collect(file, rigs_file)
     with open_journal(file, rigs_file) as journal:
         kind = _CsvWriter if as_csv else _JsonWriter if as_json else _LineWriter
-        writer = kind(journal, rigs, failures)
+        everything = everything or as_json or as_csv
+        writer = kind(journal, rigs, failures, everything)
         newest = journal.newest
-        chosen = _Chosen(journal, reference, rigs, failures, everything or as_json or as_csv)
+        chosen = _Chosen(journal, reference, rigs, failures, everything)
         in_time = (since is not None or until is not None) and reference is None and last is None
         sessions = [] if in_time else _sessions(journal, reference, last, is_required=not follow)
         if in_time:
@@ -134,8 +137,8 @@ class _Chosen:
     ):
         self._journal, self._reference, self.rigs = journal, reference, rigs
         self._everything = everything
-        without = () if everything else happened.OFTEN
-        self.asked: dict[str, Any] = {"failures": failures, "rigs": rigs or None, "without": without}
+        self._without = frozenset() if everything else happened.OFTEN - {happened.ANSWER}
+        self.asked: dict[str, Any] = {"failures": failures, "rigs": rigs or None, "without": self._without}
 
     @property
     def is_folded(self) -> bool:
@@ -148,7 +151,7 @@ class _Chosen:
 
     def is_shown(self, record: Record) -> bool:
         """Whether a record that has just been written is shown."""
-        if record.kind in happened.OFTEN and not self._everything:
+        if record.kind in self._without:
             return False
         if self.asked["failures"] and not record.failure:
             return False
@@ -203,8 +206,10 @@ def _follow(journal: Journal, newest: int, chosen: _Chosen, writer: _Writer) -> 
 class _Writer:
     """Prints records."""
 
-    def __init__(self, journal: Journal, rigs: tuple[str, ...], failures: bool):
-        self._journal, self._rigs, self._failures = journal, rigs, failures
+    def __init__(self, journal: Journal, rigs: tuple[str, ...], failures: bool, everything: bool):
+        self._journal, self._rigs, self._failures, self._everything = journal, rigs, failures, everything
+        self._answered: dict[str, dict[str, float]] = {}
+        """When each rig has answered, as Unix time in seconds, by the push that is not completed yet."""
         self.has_written = False
         """Whether there was a record to print."""
 
@@ -213,7 +218,15 @@ class _Writer:
 
     def lines(self, record: Record) -> Iterator[happened.Line]:
         """Yield of a record what is asked for: it may be about several rigs."""
-        for line in happened.lines_of(record):
+        push, is_answer = str(record.data.get("request_time")), record.kind == happened.ANSWER
+        if is_answer and record.rig is not None:
+            if len(self._answered) > MOST_PUSHES:
+                self._answered.clear()
+            self._answered.setdefault(push, {})[record.rig] = record.time
+        answered = self._answered.pop(push, None) if record.kind == "PushCompleted" else None
+        if is_answer and not self._everything:
+            return
+        for line in happened.lines_of(record, answered):
             is_asked_for = not self._rigs or not line.rig or matches(line.rig, self._rigs)
             if is_asked_for and (line.is_failure or not self._failures):
                 self.has_written = True
@@ -228,8 +241,8 @@ class _JsonWriter(_Writer):
 
 
 class _CsvWriter(_Writer):
-    def __init__(self, journal: Journal, rigs: tuple[str, ...], failures: bool):
-        super().__init__(journal, rigs, failures)
+    def __init__(self, journal: Journal, rigs: tuple[str, ...], failures: bool, everything: bool):
+        super().__init__(journal, rigs, failures, everything)
         write_csv(COLUMNS)
 
     def write(self, records: Iterable[Record], session: Session | None) -> None:

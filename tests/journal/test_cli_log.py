@@ -350,6 +350,21 @@ def test_when_a_rig_began(ask: Log, filler: Filler, starts: dict[str, Any], at: 
     assert f"EXPSTART ok, {told}" in ask("log").out
 
 
+def test_when_a_rig_answered_that_was_not_the_last(ask: Log, filler: Filler) -> None:
+    """Where the journal has that: of messages of the life cycle."""
+    run = filler.run()
+    session = filler.session(run)
+    for rig, at in (("left", 1.25), ("right", 40.0)):
+        answer = {"event": "EXPEND", "args": None, "request_time": T0 + 1}
+        filler.record(run, session, "MessageReceived", answer, at, rig=rig)
+    answers = {rig: [{"status": 30}] for rig in ("left", "right")}
+    filler.push(run, session, "EXPEND", 40.001, answers=answers, request_time=T0 + 1)
+    assert lines(ask("log"))[1:] == [
+        f"{clock(40.001)}  left     EXPEND ok, answered at {clock(1.25)}: STOPPED",
+        f"{clock(40.001)}  right    EXPEND ok: STOPPED",
+    ]
+
+
 def test_the_error_of_a_rig_is_named_once(ask: Log, filler: Filler) -> None:
     failures = {"cameras": {"error": "RemoteError", "problem": "StateError: EXPSTART refused"}}
     run = filler.run()
