@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from rigsync._text import one_line, since_text, span_text
-from rigsync.cli.answers import words_of
-from rigsync.cli.output import compact
+from rigsync.cli.answers import CONSTANT_FIELDS, in_words, words_of
+from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.health import age_in
 from rigsync.journal.rows import OK, Record, Session
 
@@ -125,10 +125,25 @@ def seconds_text(seconds: float) -> str:
 
 def _begun(record: Record, data: dict[str, Any]) -> list[Told]:
     at = "" if data.get("at") is None else f" at {local(data['at']):%H:%M:%S.%f}"
-    args = data.get("args")
-    parts = [compact(arg) for arg in args if arg is not None] if isinstance(args, list) else []
+    parts = _arguments(str(data["event"]), data.get("args"))
     shown = f": {cut(', '.join(parts))}" if parts else ""
     return [("", f"{data['event']} to {', '.join(map(str, data['rigs']))}{at}{shown}", False)]
+
+
+def _arguments(event: str, args: Any) -> list[str]:
+    """Return what a message, or a command, is given, without what is the same in all."""
+    given = [arg for arg in args if arg not in (None, {}, [])] if isinstance(args, list) else []
+    left_out = CONSTANT_FIELDS
+    if event in ("EXPINFO", "EXPSTATUS") and given and given[0] in list(ExpStatus):
+        given[0] = ExpStatus(given[0]).name
+        left_out = CONSTANT_FIELDS | {"status"}
+    if event not in ExpMessage.__members__:
+        return [in_words(arg) for arg in given]  # the arguments of a command, and its keywords
+    own = [
+        {name: part for name, part in arg.items() if name not in left_out} if isinstance(arg, dict) else arg
+        for arg in given
+    ]
+    return [in_words(arg) for arg in own if arg != {}]
 
 
 def _completed(record: Record, data: dict[str, Any]) -> list[Told]:
@@ -137,13 +152,13 @@ def _completed(record: Record, data: dict[str, Any]) -> list[Told]:
     if isinstance(answers, dict):
         for rig, answer in answers.items():
             began = _began(data, rig)
-            words = words_of(event, answer) if isinstance(answer, list) else compact(answer)
+            words = words_of(event, answer, in_words) if isinstance(answer, list) else in_words(answer)
             own = data.get("answered", {}).get(rig, record.time)
             began += f", answered at {_clock(own)}" if record.time - own >= EARLIER else ""
             told.append((rig, f"{event} ok{began}: {words}" if answer else f"{event} ok{began}", False))
     for rig, failure in failures.items():
         told.append((rig, f"{event} failed: {_problem(failure)}", True))
-    return told or [("", f"{event}: {compact(answers)}", False)]
+    return told or [("", f"{event}: {in_words(answers)}", False)]
 
 
 def _began(data: dict[str, Any], rig: str) -> str:
@@ -177,7 +192,7 @@ def _notice(record: Record, data: dict[str, Any]) -> list[Told]:
     fields = body if isinstance(body, dict) else {}
     since = since_text(age_in(body), record.time)
     if topic == "failure":
-        problem = fields.get("problem") or compact(body)
+        problem = fields.get("problem") or in_words(body)
         return [_of(record, f"failure{f' of {key}' if key else ''}: {problem}{since}", True)]
     if topic == "recovered":
         return [_of(record, f"this is over: {key}" if key else "this is over")]
@@ -189,7 +204,7 @@ def _notice(record: Record, data: dict[str, Any]) -> list[Told]:
         error = fields.get("error")
         told = f"{fields['message']} from {fields.get('from')}"
         return [_of(record, f"{told} failed: {error}" if error else told, bool(error))]
-    return [_of(record, f"{about}: {body if isinstance(body, str) else compact(body)}")]
+    return [_of(record, f"{about}: {in_words(body)}")]
 
 
 def _status(record: Record, data: dict[str, Any]) -> list[Told]:
@@ -230,7 +245,7 @@ def _link(text: str) -> Callable[[Record, dict[str, Any]], list[Told]]:
 
 
 def _others(record: Record, data: dict[str, Any]) -> list[Told]:
-    return [_of(record, f"{record.kind} {compact(data)}" if data else record.kind)]
+    return [_of(record, f"{record.kind} {in_words(data)}" if data else record.kind)]
 
 
 def _of(record: Record, text: str, is_failure: bool = False) -> Told:
@@ -267,7 +282,7 @@ _WORDS: dict[str, Callable[[Record, dict[str, Any]], Iterable[Told]]] = {
     "HandlerOvertaken": _saying("EXPINTERRUPT overtakes the handler of {event}"),
     "NoticesDropped": _saying("{source} does not get every notice"),
     "EchoMissing": _saying("{source} did not confirm the answer to {event}"),
-    "StreamAdded": _saying("new stream {id}"),
+    "StreamAdded": _saying("has the stream {id}"),
     "StreamRemoved": _saying("stream {id} is gone"),
     "AlertSent": _saying("{alert} has told {on}: {what}"),
     "AlertFailed": _saying("{alert} has told nobody of {on}: {problem}: {what}"),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from rigsync.core.board import MOST
 from rigsync.core.clock import TOLERANCE
 from rigsync.core.enums import ExpStatus
 from rigsync.core.health import STATUS, age_in, problem_of
@@ -78,6 +79,8 @@ class Doubles:
         self._recent = _Recent()
         self._standing: OrderedDict[tuple[Any, ...], float] = OrderedDict()
         """Since when something is wrong, as Unix time in seconds."""
+        self._streams: dict[str | None, dict[str, None]] = {}
+        """The streams that each rig has, as far as was told."""
 
     def note(self, record: Record) -> None:
         """Take note of a record: `is_told` of one before it goes by that, too."""
@@ -95,8 +98,18 @@ class Doubles:
         self._recent.forget(before)
 
     def _is_news(self, record: Record) -> bool:
-        """Whether a record is no failure that is only told anew: a rig tells those to each program that connects."""
+        """Whether a record tells more than what a rig tells each program that connects: failures, and its streams."""
         data, body = record.data, record.data.get("body")
+        if record.kind in _STREAMS:
+            streams = self._streams.setdefault(record.rig, {})
+            stream, is_there = str(data.get("id")), record.kind == "StreamAdded"
+            was_there = stream in streams
+            streams.pop(stream, None)
+            if is_there and len(streams) < MOST:
+                streams[stream] = None
+            return not (is_there and was_there)
+        if record.kind == "RestartSeen":
+            self._streams.pop(record.rig, None)
         if record.kind != "Notice" or data.get("topic") not in (FAILURE, STATUS) or not isinstance(body, dict):
             return True
         what = record.rig, data["topic"], data.get("key"), str(body.get("reason", problem_of(body)))

@@ -83,7 +83,7 @@ HEAD = (
     f"{REF}, began {datetime.fromtimestamp(T0):%Y-%m-%d %H:%M:%S}, 1 min, on task-pc: failed "
     "(ephys: RigTimeout: no answer within 5 s; ok: cameras:left)"
 )
-BEGUN = f'{clock(1)}                EXPSTART to cameras:left, ephys at {clock(1.5)}000: "{REF}"'
+BEGUN = f"{clock(1)}                EXPSTART to cameras:left, ephys at {clock(1.5)}000: {REF}"
 LEFT = f"{clock(6)}  cameras:left  EXPSTART ok, began 0.3 ms after its instant (± 0.2 ms): RUNNING"
 EPHYS = f"{clock(6)}  ephys         EXPSTART failed: RigTimeout: no answer within 5 s"
 TOLD = f"{clock(9)}  cameras:left  log: =1+1 \\x1b[31m"
@@ -348,6 +348,31 @@ def test_when_a_rig_began(ask: Log, filler: Filler, starts: dict[str, Any], at: 
     run = filler.run()
     filler.push(run, filler.session(run), "EXPSTART", 3, "cameras", **more)
     assert f"EXPSTART ok, {told}" in ask("log").out
+
+
+def test_values_are_told_in_words_and_not_as_json(ask: Log, filler: Filler) -> None:
+    run = filler.run()
+    session = filler.session(run)
+
+    def begun(event: str, *args: Any) -> None:
+        data = {"request_time": T0, "event": event, "args": args, "rigs": ["box"], "at": None}
+        filler.record(run, session, "PushBegun", data, 1)
+
+    begun("EXPINFO", 0, {"exp_ref": REF, "main_sync": False, "status": 0})
+    begun("lights", [], {"level": 5, "on": True})
+    begun("EXPEND", None, {})
+    filler.push(run, session, "lights", 1, answers={"box": [{"level": 5, "fades": {"in": 1.5, "out": None}}]})
+    filler.push(run, session, "EXPEND", 1, answers={"box": [{"status": 30, "frames": 12, "lost": [1, 2]}]})
+    body = {"topic": "air", "key": None, "body": {"celsius": 30.5, "where": ["box", "room"]}, "confirmed": True}
+    filler.record(run, session, "Notice", body, 1, rig="box")
+    assert [" ".join(line.split()[1:]) for line in lines(ask("log"))[1:]] == [
+        f"EXPINFO to box: CONNECTED, exp_ref: {REF}",
+        "lights to box: level: 5, on: yes",
+        "EXPEND to box",
+        "box lights ok: level: 5, fades: (in: 1.5, out: nothing)",
+        "box EXPEND ok: STOPPED frames: 12, lost: [1, 2]",
+        "box air: celsius: 30.5, where: [box, room]",
+    ]
 
 
 def test_when_a_rig_answered_that_was_not_the_last(ask: Log, filler: Filler) -> None:

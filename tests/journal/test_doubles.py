@@ -127,6 +127,21 @@ def test_a_stream_is_told_once(file: Path, both: Both) -> None:
     assert shown(file) == [("StreamAdded", TASK), ("StreamRemoved", TASK), ("StreamAdded", RIG)]
 
 
+def test_a_stream_is_told_once_though_each_program_that_connects_hears_of_it(file: Path, both: Both) -> None:
+    def heard(kind: str, at: float, **data: Any) -> None:
+        both.filler.record(both.run, both.session, kind, data, at, rig="cameras")
+
+    heard("StreamAdded", 1, id="video", info={})
+    heard("StreamAdded", 500, id="video", info={"fps": 30})
+    heard("StreamAdded", 501, id="audio", info={})
+    heard("StreamRemoved", 600, id="video", info={})
+    heard("StreamAdded", 700, id="video", info={})
+    heard("RestartSeen", 800)
+    heard("StreamAdded", 801, id="audio", info={})
+    kinds = ["StreamAdded", "StreamAdded", "StreamRemoved", "StreamAdded", "RestartSeen", "StreamAdded"]
+    assert shown(file) == [(kind, TASK) for kind in kinds]
+
+
 def test_a_notice_that_was_heard_minutes_later_is_told_by_both(file: Path, both: Both) -> None:
     both.notified(1, topic="failure", problem="no frames")
     both.heard(100, topic="failure", problem="no frames")
