@@ -197,9 +197,14 @@ class JournalFile:
         return found.st_dev, found.st_ino
 
     def _check_is_there(self) -> None:
-        """Raise an OSError where the file was moved or deleted: it could be written on, and nobody would find it."""
-        if self._look() != self._identity:
-            raise OSError("another file has taken its place; rigsync goes on in that")
+        """Raise a JournalError where the file is another, or none: it could be written on, and nobody would find it."""
+        try:
+            found = self._look()
+        except FileNotFoundError:
+            problem = "it, or its folder, was moved or deleted; rigsync begins a new one"
+            raise JournalError(self.path, problem) from None
+        if found != self._identity:
+            raise JournalError(self.path, "another file has taken its place; rigsync goes on in that")
 
 
 def _values(record: RecordRow) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ def problem_of(error: Exception) -> str:
     """Return what an error of SQLite or of the system says of a journal's file, and what to do."""
     text = str(error)
     if isinstance(error, FileNotFoundError):
-        return "it, or its folder, was moved or deleted; rigsync begins a new one"
+        return f"its folder is not there, and cannot be made: {text}; look at the path, or name another file"
     found = (remedy for words, remedy in _REMEDIES.items() if words in text.lower())
     return f"{text}; {next(found, 'look at the path, the permissions and the disk')}"
 

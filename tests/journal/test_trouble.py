@@ -129,6 +129,14 @@ def test_a_folder_that_is_gone(told: Told) -> None:
     assert [row["closed"] is not None for row in rows(told.path, "SELECT closed FROM run")] == [True]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder that takes no other")
+def test_a_folder_that_never_was_and_cannot_be_made() -> None:
+    told = Told(Path("/proc/nobody/journal.sqlite"))
+    with told.rig:
+        told.check("it cannot be opened: its folder is not there, and cannot be made: [Errno 2] No such file")
+        assert told.failed[0].problem.endswith("; look at the path, or name another file")
+
+
 @posix
 def test_a_file_that_is_replaced_in_the_middle_of_a_session(told: Told, connect: Callable[..., Any]) -> None:
     aux = connect(told.rig)
