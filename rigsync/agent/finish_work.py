@@ -395,8 +395,9 @@ class FinishWork:
         except (RigsyncError, OSError, RuntimeError) as error:
             if not self._is_troubled and not self._closing.is_set():
                 self._is_troubled = True
+                why = getattr(error, "strerror", None) or error  # not which file beside the job's
                 problem = (
-                    f"what is to be done after {job.label} cannot be written into {self.queue.folder}: {error}; it is "
+                    f"what is to be done after {job.label} cannot be written into {self.queue.folder}: {why}; it is "
                     "kept in memory, and lost if this program ends before; look at that folder and its disk"
                 )
                 self._tell(FAILURE, _UNWRITTEN, job.exp_ref, problem)

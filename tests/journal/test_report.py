@@ -35,6 +35,7 @@ from rigsync.journal.report.reading import facts_of, recorded_of
 from rigsync.journal.report.series import MOST, Series
 from rigsync.journal.report.verdict import verdict_of
 from rigsync.journal.report.writing import file_name, page, write_file, write_into
+from rigsync.journal.whole import write_whole
 
 RIGS = ("cameras", "ephys")
 
@@ -574,7 +575,11 @@ def test_a_session_is_named_and_a_file_too(path: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["2026-11-25_1_mouse"], r"there is no session '2026-11-25_1_mouse'; did you mean '2026-11-25_1_mouse7'\?"),
-        (["-o", "{folder}/gone/x.html"], "the report cannot be written: .*No such file or directory"),
+        (
+            ["-o", "{folder}/gone/x.html"],
+            r"cannot be written: .*No such file or directory: '.*gone.+x\.html'",
+        ),
+        (["-o", "{folder}/taken.html/x.html"], r"the report cannot be written: .*: '.*taken\.html.+x\.html'"),
         (["-o", "{folder}/taken.html"], r"the report cannot be written: .*taken\.html is there, and is no report"),
         (
             ["--journal", "{folder}/taken.html"],
@@ -594,6 +599,14 @@ def test_what_cannot_be_reported_is_said_in_a_line(
     assert outcome.out == ""
     assert re.search(message, outcome.err)
     assert outcome.err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_replaced_is_named_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError) as caught:
+        write_whole(tmp_path / "file", "text")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 # ------------------------------------------------------------------------------------------- at each session's end

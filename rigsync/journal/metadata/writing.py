@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import os
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +20,7 @@ from rigsync.core.session_paths import BIDS, SESSION_PATH, folder_names
 from rigsync.journal.metadata import description
 from rigsync.journal.metadata.gathering import File, Gathered, Happened, gather
 from rigsync.journal.query import Journal, Run, Session
+from rigsync.journal.whole import write_whole
 
 SESSION, FILES, EVENTS = "rigsync.session.json", "rigsync.files.csv", "rigsync.events.csv"
 EVENT_TYPES = {
@@ -192,12 +192,5 @@ def _begins_with(path: Path, mark: str) -> bool:
 
 
 def _replace(path: Path, text: str) -> Path:
-    beside = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with open(beside, "x", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    write_whole(path, text)
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from rigsync._text import printable
 from rigsync.journal.query import Journal, Session
 from rigsync.journal.report.page import MARK, mark_line, page_of
 from rigsync.journal.report.reading import facts_of
+from rigsync.journal.whole import write_whole
 
 _HEAD = 2000
 """Bytes of a file in which a report has its mark."""
@@ -71,14 +71,7 @@ def write_file(path: Path, text: str) -> None:
     """
     if os.path.lexists(path) and not _begins_with(path, MARK):
         raise FileExistsError(f"{path} is there, and is no report; name another file")
-    beside = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with open(beside, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    write_whole(path, text)
 
 
 def _begins_with(path: Path, mark: str) -> bool:
