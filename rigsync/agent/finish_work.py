@@ -22,7 +22,7 @@ from rigsync.agent.keys import ENDS, WAIT
 from rigsync.agent.session_log import SessionLog, log_of
 from rigsync.agent.values import environment
 from rigsync.core.board import LONGEST
-from rigsync.core.notices import FAILURE, RECOVERED
+from rigsync.core.notices import FAILURE, FINISH, RECOVERED
 from rigsync.errors import RigsyncError
 
 _logger = logging.getLogger("rigsync.agent")
@@ -266,6 +266,7 @@ class FinishWork:
         log.write("[rigsync] finish: all is done")
         _logger.info("%s: finish of %s: all is done", self._name, job.label)
         self._untell(job)
+        self._note(job, job.attempts + 1)
         await self.drop(job)
 
     async def _do_step(self, running: Running, step: FilledStep, log: SessionLog) -> None:
@@ -316,6 +317,7 @@ class FinishWork:
             if job.attempts < TOLD_AFTER:
                 text = "%s: finish of %s has failed, and is tried again in %s: %s"
                 _logger.warning(text, self._name, job.label, again, job.problem)
+                self._note(job, job.attempts, job.problem)
             else:
                 problem = (
                     f"what was to be done after {job.label} has failed {job.attempts} times, and is tried again in "
@@ -355,6 +357,12 @@ class FinishWork:
         level = logging.ERROR if topic == FAILURE else logging.INFO
         _logger.log(level, "%s: %s", self._name, one_line(problem))
         self._untold.append((topic, key, reference, problem, at or time.time()))
+
+    def _note(self, job: Job, attempts: int, problem: str | None = None) -> None:
+        """Tell how a job gets on, for the journals. That is no failure, which a session could take for its own."""
+        with contextlib.suppress(RigsyncError):
+            body = {"exp_ref": job.exp_ref, "attempts": attempts, "problem": problem}
+            self._notify(FINISH, body, _item_of(job))
 
     def _tell_untold(self) -> None:
         """Tell the coordinators what they have not been told, while no session of theirs could take it for its own."""

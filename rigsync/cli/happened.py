@@ -12,6 +12,7 @@ from rigsync._text import one_line, since_text, span_text
 from rigsync.cli.answers import CONSTANT_FIELDS, in_words, words_of
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.health import age_in
+from rigsync.core.notices import FINISH, finish_text
 from rigsync.journal.rows import OK, Record, Session
 
 OFTEN = frozenset(
@@ -200,6 +201,8 @@ def _notice(record: Record, data: dict[str, Any]) -> list[Told]:
         reason = fields.get("reason")
         told = f"{fields['status']} {fields.get('exp_ref') or ''}".rstrip()
         return [_of(record, f"{told}: {reason}{since}" if reason else told, bool(reason))]
+    if topic == FINISH and "attempts" in fields:
+        return [_of(record, finish_text(key, fields))]
     if topic == "log" and "message" in fields:
         error = fields.get("error")
         told = f"{fields['message']} from {fields.get('from')}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from itertools import islice
 from random import Random
+from typing import Any
 
 from rigsync.core.backoff import Backoff
 from rigsync.core.messages import Notice
@@ -20,6 +21,9 @@ FAILURE = "failure"
 """Topic by which a rig reports that it records badly, or not at all: ``{'problem': text}``."""
 RECOVERED = "recovered"
 """Topic by which it reports that this is over, with the key of the failure."""
+FINISH = "finish"
+"""Topic by which an agent tells how it gets on with what is to be done after a session: ``{'exp_ref': text or None,
+'attempts': number, 'problem': text or None}``. Without a problem it is done."""
 FREE_DISK = "free_disk"
 """Key of a failure, and of its end, that says that a disk is nearly full."""
 WAITING = 10_000
@@ -32,6 +36,14 @@ KEPT = 120.0
 """Seconds for which notices wait for a silent coordinator: longer than any partition that heals by itself."""
 KEYS = 1024
 """Topics and keys whose newest notice a coordinator remembers, for each rig."""
+
+
+def finish_text(key: object, body: Mapping[str, Any]) -> str:
+    """Return in words what a notice `FINISH` tells."""
+    attempts, problem = body.get("attempts"), body.get("problem")
+    if problem:
+        return f"{key}: attempt {attempts} has failed, and it is tried again: {problem}"
+    return f"{key}: done" if attempts == 1 else f"{key}: done, after {attempts} attempts"
 
 
 class NoticeFilter:

@@ -33,7 +33,7 @@ from rigsync.core.lifecycle import (
     takes_over,
 )
 from rigsync.core.messages import Verb
-from rigsync.core.notices import FAILURE, RECOVERED
+from rigsync.core.notices import FAILURE, FINISH, RECOVERED
 from rigsync.core.recorded import totals_of
 from rigsync.errors import BusyError, RemoteError, RigError
 from rigsync.hub.events import AlertEvent
@@ -42,6 +42,8 @@ from rigsync.journal.rows import COMPLETE, FAILED, INCOMPLETE, INTERRUPTED, OK
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 INTERRUPT, CLEANUP, INFO = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP, ExpMessage.EXPINFO
+_OF_ANY_TIME = (FAILURE, RECOVERED, FINISH)
+"""Topics of notices that name the session that they are about."""
 REMEMBERED = 16
 """Sessions whose alerts still find them when they are over: an alert is tried for minutes."""
 
@@ -400,7 +402,7 @@ def named_by(event: Event) -> str | None:
     """Return the reference that an event is about which comes at any time: an alert, or the end of a copy."""
     if isinstance(event, AlertEvent):
         return event.exp_ref
-    if isinstance(event, Notice) and event.topic in (FAILURE, RECOVERED) and isinstance(event.body, dict):
+    if isinstance(event, Notice) and event.topic in _OF_ANY_TIME and isinstance(event.body, dict):
         reference = event.body.get("exp_ref")
         return reference if isinstance(reference, str) else None
     return None

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from cli_programs import Command, environment
+from cli_programs import Command, environment, run_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from platforms import posix
@@ -378,6 +378,29 @@ def test_what_fails_is_tried_again_and_holds_up_nothing(lab: Lab, monkeypatch: p
     let_go(lab, "mouse")
     done(lab, "2026-03-01_3_cat", REFERENCE)
     assert not aux.view("cameras").failures
+
+
+def test_each_attempt_and_the_end_are_told_and_in_the_journal(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finish_work, "RETRIES", (0.2, 0.2))
+    monkeypatch.setenv("RIGSYNC_JOURNAL", str(tmp_path / "journal.sqlite"))
+    agent = finishing(lab, fails_until(lab))
+    aux = lab.connect()
+    told = noted(aux, "finish")
+    session(aux)
+    until(lambda: told)
+    assert (told[0].key, told[0].body["exp_ref"], told[0].body["attempts"]) == (f"finish {REFERENCE}", REFERENCE, 1)
+    assert "no server" in told[0].body["problem"]
+    let_go(lab, "server")
+    done(lab, REFERENCE)
+    until(lambda: told[-1].body["problem"] is None)
+    aux.close()
+    agent.close()
+    shown = run_here(["log", REFERENCE], tmp_path, environment(tmp_path, RIGSYNC_JOURNAL=os.environ["RIGSYNC_JOURNAL"]))
+    lines = [line.partition("cameras  ")[2] for line in shown.out.splitlines() if f"finish {REFERENCE}" in line]
+    assert lines[0].startswith(f"finish {REFERENCE}: attempt 1 has failed, and it is tried again: ")
+    assert lines[-1] == f"finish {REFERENCE}: done, after {told[-1].body['attempts']} attempts"
 
 
 def test_what_fails_for_good_is_told_with_the_remedy(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from rigsync._text import since_text
 from rigsync.core.health import age_in
 from rigsync.core.lifecycle import says_running
+from rigsync.core.notices import FINISH, finish_text
 from rigsync.journal.query import Record, Run, Session
 from rigsync.journal.report.facts import (
     Command,
@@ -227,7 +228,7 @@ class _Reader:
         elif topic == "log":
             self._log(record, rig, fields)
         else:
-            text = f"{topic}{f' {key}' if key else ''}: {_plain(body)}"
+            text = finish_text(key, fields) if topic == FINISH else f"{topic}{f' {key}' if key else ''}: {_plain(body)}"
             self._mark(self._facts.lane(rig).notices, rig, Mark(record.time, "notice", _short(text)))
             self._tell(record, rig, text)
 
