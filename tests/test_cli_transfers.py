@@ -230,6 +230,19 @@ def test_all_rigs_are_asked(lab: Lab, serve: Callable[..., Rig]) -> None:
     assert "python" not in out
 
 
+def test_what_has_failed_is_told_in_the_table_alone_and_a_queue_that_cannot_be_written_below(lab: Lab) -> None:
+    lab.job(state="failed", problem="no server", attempts=9)
+    agent = lab.serve()
+    rigs(lab, left=agent.uri)
+    until(lambda: agent.picture["failures"])
+    outcome = lab.show(status=1)
+    assert "failed: no server" in outcome.out
+    assert outcome.err == ""
+    agent.notify("failure", {"problem": "it is kept in memory"}, key=finish_work.UNWRITTEN)
+    until(lambda: finish_work.UNWRITTEN in agent.picture["failures"])
+    assert lab.show(status=1).err == "Error: left: it is kept in memory\n"
+
+
 def test_a_rig_that_does_not_answer(lab: Lab) -> None:
     rigs(lab, left=lab.serve().uri, gone=f"udp://127.0.0.1:{free_port()}")
     assert "Error: gone: " in lab.show(status=1).err

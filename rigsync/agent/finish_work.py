@@ -35,7 +35,7 @@ TOLD_AFTER = 3
 LOOK = 1.0
 """Seconds between looks at the queue: somebody may have put something there, or the time of a job has come."""
 
-_UNWRITTEN = "finish"
+UNWRITTEN = "finish"
 """Key of the notice that the queue cannot be written."""
 _DEFAULT = Finish((), ENDS, 1, WAIT, None)
 """How jobs are done that an agent finds whose file has no `finish` any more."""
@@ -408,11 +408,11 @@ class FinishWork:
                     f"what is to be done after {job.label} cannot be written into {self.queue.folder}: {why}; it is "
                     "kept in memory, and lost if this program ends before; look at that folder and its disk"
                 )
-                self._tell(FAILURE, _UNWRITTEN, job.exp_ref, problem)
+                self._tell(FAILURE, UNWRITTEN, job.exp_ref, problem)
         else:
             if self._is_troubled:
                 self._is_troubled = False
-                self._tell(RECOVERED, _UNWRITTEN, job.exp_ref, f"{self.queue.folder} can be written again")
+                self._tell(RECOVERED, UNWRITTEN, job.exp_ref, f"{self.queue.folder} can be written again")
 
     async def drop(self, job: Job) -> None:
         """Take a job out of the queue."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from time import monotonic, sleep
+from typing import Any
 
 import rigsync
 from rigsync.agent.keys import is_agent_file
@@ -14,6 +16,9 @@ from rigsync.config.finding import find_rigs_file, user_config_file
 from rigsync.config.rigs import Rigs
 from rigsync.core.rigs import RigConfig
 from rigsync.errors import ConfigError
+
+TELLING, LONGEST_TELLING = 0.1, 1.0
+"""Seconds of quiet after which rigs have told how they are, and the most seconds to wait for that."""
 
 
 def rigs_of_file(explicit: str | None = None) -> Rigs:
@@ -77,3 +82,11 @@ Write one of these, with a line for each rig:
     neuropixel: 192.168.1.21:11002
 rigs.example.yaml, which comes with rigsync's source, shows all that can stand in it. To try rigsync without any
 rig: rigsync demo"""
+
+
+def let_tell(told: Callable[[], Any]) -> None:
+    """Wait until the rigs have told what they tell each program that connects, by what is `told` so far."""
+    end, before = monotonic() + LONGEST_TELLING, None
+    while monotonic() < end and (now := told()) != before:
+        before = now
+        sleep(TELLING)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import localtime, monotonic, sleep, strftime, time
-from typing import Any
+from time import localtime, strftime, time
 
-from rigsync import Auxiliaries
 from rigsync.cli.output import end_interrupted_line, on_terminal, write_json, write_line
-from rigsync.cli.rigs import connect
+from rigsync.cli.rigs import connect, let_tell
 from rigsync.cli.tables import print_table
 from rigsync.cli.terminal import console
 from rigsync.cli.watching import COLUMNS, COLUMNS_ONCE, NUMBERS, board_of, cells_of, once
@@ -16,15 +14,12 @@ from rigsync.config.rigs import Rigs
 from rigsync.coordinator.view import RigView
 from rigsync.core.events import LinkState
 
-TELLING, LONGEST_TELLING = 0.1, 1.0
-"""Seconds of quiet after which rigs have told how far they are, and the most seconds to wait for that."""
-
 
 def show_once(rigs: Rigs, as_json: bool) -> int:
     """Show how the rigs are; return the exit status: 1 where one does not answer."""
     with connect(rigs) as auxiliaries:
         try:
-            _let_tell(auxiliaries)
+            let_tell(lambda: [(board_of(row), row.trouble) for row in auxiliaries.views.values()])
             show([*auxiliaries.views.values()], as_json, is_whole=True)
         except KeyboardInterrupt:
             end_interrupted_line()
@@ -34,18 +29,6 @@ def show_once(rigs: Rigs, as_json: bool) -> int:
 def status_of(rows: Sequence[RigView]) -> int:
     """Return the exit status of a command that has looked at rigs."""
     return 0 if all(row.link is LinkState.ALIVE for row in rows) else 1
-
-
-def _let_tell(auxiliaries: Auxiliaries) -> None:
-    """Wait until the rigs have told how far they are, and what is wrong, which they do when a coordinator connects."""
-
-    def told() -> list[Any]:
-        return [(board_of(row), row.trouble) for row in auxiliaries.views.values()]
-
-    end, before = monotonic() + LONGEST_TELLING, None
-    while monotonic() < end and (now := told()) != before:
-        before = now
-        sleep(TELLING)
 
 
 def show(rows: Sequence[RigView], as_json: bool, is_whole: bool = False) -> None:

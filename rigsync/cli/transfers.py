@@ -13,13 +13,14 @@ import rigsync
 from rigsync._text import close_match, one_line, printable, shortened, span_text
 from rigsync.agent.file import AgentFile, read_agent_file
 from rigsync.agent.finish_queue import ENDED, FAILED, FORGET, RECORDING, RETRY, WAITING, Job, Listing, Queue
+from rigsync.agent.finish_work import UNWRITTEN
 from rigsync.agent.in_use import InUse, PathTaken, take_queue
 from rigsync.cli.live import UNKNOWN_ON_TCP
-from rigsync.cli.logs import start_logging
+from rigsync.cli.logs import NOTICES, start_logging
 from rigsync.cli.options import json_option, rigs_option, verbose_option
 from rigsync.cli.outcomes import failure_in_words
 from rigsync.cli.output import write_json, write_line
-from rigsync.cli.rigs import chosen, connect, may_be_asked, rigs_of_file
+from rigsync.cli.rigs import chosen, connect, let_tell, may_be_asked, rigs_of_file
 from rigsync.cli.tables import print_table
 from rigsync.core.lifecycle import same_reference
 from rigsync.core.queries import TRANSFERS
@@ -59,7 +60,7 @@ def command(files: tuple[str, ...], retry: str | None, forget: str | None, rigs_
     if wished is not None and not files:
         hint = "; give it before --retry" if wished.lower().endswith(FILES) else ", on that computer"
         raise click.UsageError(f"name the agent's FILE.yaml{hint}")
-    start_logging()
+    start_logging(printed=NOTICES)
     if not files:
         return _show_asked(rigs_file, as_json)
     queues = [_LocalQueue(read_agent_file(name)) for name in files]
@@ -208,6 +209,10 @@ def _show_asked(rigs_file: str | None, as_json: bool) -> int:
                     problems[name] = told
                 else:
                     rows += told
+            # What has failed is in the table; that the queue cannot be written is not.
+            let_tell(lambda: [view.failures for view in auxiliaries.views.values()])
+            unwritten = {name: auxiliaries.view(name).failures.get(UNWRITTEN) for name in names}
+            problems |= {name: problem for name, problem in unwritten.items() if problem and name not in problems}
     _show(rows, problems, as_json)
     return int(bool(problems) or any(row["state"] == FAILED for row in rows))
 
