@@ -26,7 +26,7 @@ from rigsync.core.messages import (
     Message,
     decode,
 )
-from rigsync.core.notices import FAILURE, RECOVERED
+from rigsync.core.notices import FAILURE, FINISH, RECOVERED
 from rigsync.core.rigs import MAX_DATAGRAM, RigConfig
 from rigsync.core.stream import StreamDecoder
 from rigsync.core.timing import Timing
@@ -346,7 +346,7 @@ def test_failures_with_classes_of_their_own_are_in_the_protocol() -> None:
 
 def test_topics_of_the_protocol_are_those_of_the_code() -> None:
     named = [code(topic)[0] for topic, *_ in rows_after(PROTOCOL, "| topic | key |")]
-    assert sorted(named) == sorted({*RESERVED, *TOPICS, FAILURE, RECOVERED, "log"})
+    assert sorted(named) == sorted({*RESERVED, *TOPICS, FAILURE, RECOVERED, FINISH, "log"})
 
 
 @pytest.mark.parametrize("row", rows_after(PROTOCOL, "## 5. Numbers"), ids=lambda row: row[2])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ from rigsync.coordinator.auxiliaries import Auxiliaries
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
 from rigsync.core.timing import Timing
 from rigsync.errors import PushError, RigRefused
+from rigsync.journal.query import Journal
 from rigsync.rig.rig import Rig
 
 REFERENCE = "2026-03-01_2_mouse"
@@ -127,6 +132,30 @@ class Lab:
 def lab(serve: Serve) -> Any:
     with EchoServer("imaging", echo_answer) as echo:
         yield Lab(serve, echo)
+
+
+def test_its_sessions_are_in_the_journal_as_the_documents_say(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "task.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(import functools\n.*?)```", page, re.DOTALL)
+    package, net = ModuleType("iblrig"), ModuleType("iblrig.net")
+    package.net = net  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "iblrig", package)
+    monkeypatch.setitem(sys.modules, "iblrig.net", net)
+    exec(program, {})
+    monkeypatch.setenv("RIGSYNC_JOURNAL", str(tmp_path / "journal.sqlite"))
+    monkeypatch.setattr(sys.modules[__name__], "Auxiliaries", net.Auxiliaries)  # as a task makes it
+    session = Session(lab.clients)
+    try:
+        for step in (session.connect, session.init, session.start, session.stop):
+            step()
+    finally:
+        session.close()
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        assert [(found.ref, found.outcome, sorted(found.rigs)) for found in journal.sessions()] == [
+            (REFERENCE, "complete", ["cameras", "ephys", "imaging"])
+        ]
 
 
 def test_whole_session(lab: Lab) -> None:

@@ -41,7 +41,8 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 
 DEMO, TEST, CAMERAS, TASK, AGENT_FILE, AGENT = blocks(README, "sh", "sh", "python", "python", "yaml", "sh")
-PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS, TASK_CALLS, ON_A_LOOP = blocks(TASK_PAGE, *["python"] * 6)
+# The last one runs in tests/test_iblrig_task.py.
+PARTIAL, AT_ONE_INSTANT, NOTICES, TASK_ASKS, TASK_CALLS, ON_A_LOOP, _IBLRIG = blocks(TASK_PAGE, *["python"] * 7)
 RIG_TELLS, RIG_CALLS, RIG_LACKS, REHEARSES, SIGNALS = blocks(RIG_PAGE, *["python"] * 5)
 RIGS, SERVE, LAB, BY_HAND, TAKE_OVER, STOP = blocks(LAB_PAGE, "yaml", *["sh"] * 5)
 (LOOK,) = blocks(DOCTOR, "python")
