@@ -319,11 +319,7 @@ class FinishWork:
                 _logger.warning(text, self._name, job.label, again, job.problem)
                 self._note(job, job.attempts, job.problem)
             else:
-                problem = (
-                    f"what was to be done after {job.label} has failed {job.attempts} times, and is tried again in "
-                    f"{again}: {job.problem}; mend that, then rigsync transfers {self._file.source} --retry {job.label}"
-                )
-                self._tell(FAILURE, _item_of(job), job.exp_ref, problem)
+                self._tell(FAILURE, _item_of(job), job.exp_ref, _failing_text(job, again, self._file.source))
         await self.save(job)
 
     def give_up(self, job: Job, problem: str) -> None:
@@ -341,13 +337,7 @@ class FinishWork:
                 self._progress(_item_of(job), job.done, len(steps), "commands")
 
     def _tell_failed(self, job: Job) -> None:
-        tried = f" after {job.attempts} attempts" if job.attempts else ""
-        remedy = f"mend that, then rigsync transfers {self._file.source} --retry {job.exp_ref or job.id}"
-        problem = (
-            f"what was to be done after {job.label} has failed for good{tried}, so that its data may be in one place "
-            f"only: {job.problem}; {remedy}"
-        )
-        self._tell(FAILURE, _item_of(job), job.exp_ref, problem, job.failed)
+        self._tell(FAILURE, _item_of(job), job.exp_ref, _failed_text(job, self._file.source), job.failed)
 
     def _untell(self, job: Job) -> None:
         if job.state == FAILED or job.attempts >= TOLD_AFTER:
@@ -469,6 +459,23 @@ class Running:
         self.is_paused = True
         if self.child:
             self.child.end()
+
+
+def _failing_text(job: Job, again: str, source: str | None) -> str:
+    """Return what is told of a job that goes on failing, with the remedy."""
+    return (
+        f"what was to be done after {job.label} has failed {job.attempts} times, and is tried again in {again}: "
+        f"{job.problem}; mend that, then rigsync transfers {source} --retry {job.label}"
+    )
+
+
+def _failed_text(job: Job, source: str | None) -> str:
+    """Return what is told of a job that has failed for good, with the remedy."""
+    tried = f" after {job.attempts} attempts" if job.attempts else ""
+    return (
+        f"what was to be done after {job.label} has failed for good{tried}, so that its data may be in one place only: "
+        f"{job.problem}; mend that, then rigsync transfers {source} --retry {job.exp_ref or job.id}"
+    )
 
 
 def _item_of(job: Job) -> str:
