@@ -139,6 +139,18 @@ def test_the_first_line_says_what_is_missing(
     assert (verdict.line, list(verdict.missing)) == (line, missing)
 
 
+def test_what_was_wrong_before_is_told_and_counted_among_no_failures(path: Path) -> None:
+    dark, reason = {"problem": "dark", "age": 5000.0}, {"status": "RUNNING", "reason": "fell", "age": 5000.0}
+    notices = [("ephys", 0.2, "failure", dark), ("ephys", 0.4, "status", reason)]
+    facts = made(path, MadeUp(notices=[*notices, ("ephys", 0.6, "failure", {"problem": "full", "age": 3.0})]))
+    told = [(happening.text.partition(" (since ")[0], happening.number) for happening in facts.happenings]
+    assert [each for each in told if each[0] in ("dark", "stopped by itself: fell", "full")] == [
+        ("dark", None),
+        ("stopped by itself: fell", None),
+        ("full", 1),
+    ]
+
+
 def test_what_one_has_to_know_besides_is_said(path: Path) -> None:
     verdict = verdict_of(made(path, unlucky()))
     assert list(verdict.remarks) == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rigsync._text import since_text
@@ -215,14 +216,16 @@ class _Reader:
         fields, since = body if isinstance(body, dict) else {}, since_text(age_in(body), record.time)
         if rig is None:
             return
+        is_new = record.time - age_in(body) >= self._facts.session.began  # else it was so before
+        record = record if is_new else replace(record, failure=False)
         if topic == "status":
             if isinstance(state := fields.get("status"), str):
                 self._enter(rig, state, record.time, _text(fields.get("reason")))
             if reason := fields.get("reason"):
-                self._tell(record, rig, f"stopped by itself: {reason}{since}", is_failure=True)
+                self._tell(record, rig, f"stopped by itself: {reason}{since}", is_failure=is_new)
         elif topic == "failure":
             told = (_text(fields.get("problem")) or _plain(body)) + since
-            self._tell(record, rig, f"{key}: {told}" if key else told, is_failure=True)
+            self._tell(record, rig, f"{key}: {told}" if key else told, is_failure=is_new)
         elif topic == "recovered":
             self._tell(record, rig, f"{key or 'all'}: well again")
         elif topic == "log":
