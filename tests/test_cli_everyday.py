@@ -132,6 +132,14 @@ def test_status_is_what_watch_shows_once(desk: Desk) -> None:
     assert desk.json("status", status=1)["rigs"]["gone"]["status"] is None
 
 
+def test_status_tells_what_is_wrong_in_its_table_alone(desk: Desk) -> None:
+    rig = desk.rig("cameras")
+    rig.notify("failure", {"problem": "the lamp is dark"}, key="lamp")
+    until(lambda: rig.picture["failures"])
+    outcome = desk.run("status")
+    assert (outcome.out.count("the lamp is dark"), outcome.err) == (1, "")
+
+
 def test_the_data_and_the_pattern(desk: Desk) -> None:
     desk.rig("cameras:left")
     desk.rig("ephys")
