@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import importlib.util
 import itertools
 import json
@@ -23,6 +24,7 @@ import textwrap
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -92,6 +94,11 @@ _ports = itertools.cycle(port for port in [*range(_start, 32768), *range(20000, 
 
 Linux gives ports from 32768 on, others from 49152 on. Of tests that run side by side each process has its own.
 """
+
+
+def collected(weak: weakref.ref[Any]) -> None:
+    """Wait until an object is collected that nobody keeps: another thread may be using it just now."""
+    until(lambda: gc.collect() >= 0 and weak() is None, "the end of what nobody refers to")
 
 
 def free_port(host: str = "127.0.0.1", scheme: str = "udp") -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import inspect
 import logging
 import math
@@ -24,7 +23,7 @@ from typing import Any
 import pytest
 from live_helpers import SHORT, EchoServer, Gate, RawRig, ends_within, in_thread, silent_rig
 from platforms import posix
-from processes import LONG, calm, free_port, run_strictly, until
+from processes import LONG, calm, collected, free_port, run_strictly, until
 
 import rigsync.coordinator.auxiliaries
 import rigsync.coordinator.results
@@ -1088,8 +1087,7 @@ def test_closed_instance_is_forgotten(serve: Serve) -> None:
     aux.close()
     gone = weakref.ref(aux)
     del aux
-    gc.collect()
-    assert gone() is None
+    collected(gone)
 
 
 def test_results_outlive_close(pair: Auxiliaries) -> None:
