@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +25,7 @@ from rigsync.core.health import STATUS, age_of, problem_of
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, named_reference, rehearses
 from rigsync.core.notices import FAILURE as TROUBLE
 from rigsync.core.notices import FREE_DISK
-from rigsync.errors import Aborted, BusyError, Cancelled, Interrupted, RigError
+from rigsync.errors import ENDED_BADLY, Aborted, BusyError, Cancelled, Interrupted, RemoteError, RigError
 
 _INIT, _START, _END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 _INTERRUPT, _CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
@@ -32,6 +33,8 @@ _CALLED_OFF = (Aborted, Cancelled, Interrupted)
 """What follows from the failure of another rig, or from an interrupt: that is told."""
 _REFUSALS = ("BusyError", "StateError", "Interrupted", "Cancelled")
 """Of what a rig says of a message, what is no failure of the rig."""
+_CLASS = re.compile(r"(?:^|(?<=[:;|] ))(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Badly|Interrupt|Timeout): (?=\S+ \S)")
+"""The name of an error's class before a text that says it without."""
 
 
 class Happening(NamedTuple):
@@ -137,7 +140,7 @@ class CoordinatorWatch:
         failures = {rig: error for rig, error in event.failures.items() if rig not in self._rehearsing}
         for rig, error in failures.items():
             if self._is_told(event, rig, error):
-                text = f"{event.event.name}: {_line(error.problem)}"
+                text = f"{event.event.name}: {_line(_words_of(error))}"
                 yield Happening(FAILURE, (rig,), text, self._reference([rig]))
         if event.event is _INIT:
             for rig in event.failures:
@@ -209,7 +212,7 @@ class _Session:
         """Take note of what the rigs say at their end."""
         self._is_interrupted = self._is_interrupted or event is _INTERRUPT
         self.rigs += [rig for rig in [*answers, *failures] if rig not in self.rigs]
-        self._failures |= {rig: _line(error.problem) for rig, error in failures.items()}
+        self._failures |= {rig: _line(_words_of(error)) for rig, error in failures.items()}
         for args in answers.values():
             info = args[-1] if args and isinstance(args[-1], dict) else {}
             if isinstance(ref := info.get("exp_ref"), str):
@@ -266,11 +269,12 @@ class RigWatch:
 
     def _handled(self, event: MessageHandled, now: float) -> Iterator[Happening]:
         error = event.error if event.is_told and event.event in LIFECYCLE_MESSAGES else None
-        if error and not error.startswith(_REFUSALS):
-            yield from self._told(FAILURE, f"{event.event.name}: {error}")
+        name, _, text = (error or "").partition(": ")
+        if error and name not in _REFUSALS:
+            yield from self._told(FAILURE, f"{event.event.name}: {_words(name, text)}")
         if self._began is not None and self._has_stopped and event.event in ENDS:
             how = "was interrupted" if self._is_interrupted else "has ended"
-            after, outcome = duration_text(now - self._began), f", badly: {error}" if error else ""
+            after, outcome = duration_text(now - self._began), f", badly: {_words(name, text)}" if error else ""
             self._began = None
             yield from self._told(SESSION_END, f"the recording {how} after {after}{outcome}")
 
@@ -284,7 +288,18 @@ def cause_of(event: Notice) -> str:
 
 
 def _line(text: str) -> str:
-    return one_line(error_text(text) or text)
+    return one_line(_CLASS.sub("", error_text(text) or text))
+
+
+def _words_of(error: RigError) -> str:
+    return _words(error.error, error.message) if isinstance(error, RemoteError) else error.problem
+
+
+def _words(error: str, message: str) -> str:
+    """Return what an error says; people are told the name of its class only where that says more."""
+    if not message.strip():
+        return f"no reason was given ({error})"
+    return message if " " in message.strip() or error == ENDED_BADLY else f"{message} ({error})"
 
 
 def _why(args: list[Any]) -> str:
@@ -292,10 +307,11 @@ def _why(args: list[Any]) -> str:
     data = args[0] if args else None
     if isinstance(data, dict) and data.get("error") == KeyboardInterrupt.__name__:
         return "EXPINTERRUPT: somebody pressed Ctrl-C at the task"
-    found = (
-        [str(data[key]) for key in ("reason", "error", "message") if data.get(key)] if isinstance(data, dict) else []
-    )
-    return f"EXPINTERRUPT: {_line(': '.join(found))}" if found else "EXPINTERRUPT"
+    if not isinstance(data, dict):
+        return "EXPINTERRUPT"
+    reason, error, message = (str(data.get(key) or "") for key in ("reason", "error", "message"))
+    found = [reason, _words(error, message) if error else message]
+    return ": ".join(["EXPINTERRUPT", *(_line(text) for text in found if text)])
 
 
 def _status(args: list[Any]) -> Any:
