@@ -60,8 +60,8 @@ class Agenda:
 
     How messages come and are answered is for the `Responder`. It is told by `settled` the answer or the problem of each
     message, by `entered` each change of the status or the reference, with the reason where there is one, and of what is
-    wrong where nothing else has told that, by `claimed` the boot number of a new owner, and by `begun` that EXPINIT
-    begins an experiment.
+    wrong where nothing else has told that, by `claimed` the boot number of a new owner, and by `anew` that EXPINIT
+    begins an experiment, or EXPCLEANUP ends it.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Agenda:
         settled: Callable[[Task, Message | Problem, float], None],
         entered: Callable[[str | None, float], None],
         claimed: Callable[[str, float], None],
-        begun: Callable[[], object],
+        anew: Callable[[], object],
     ):
         self._identity, self._handled, self._room = identity, handled, room
         self._events, self._settled, self._entered, self._claimed = told, settled, entered, claimed
-        self._begun = begun
+        self._anew = anew
         self.ownership = Ownership(lease)
         self.tasks: dict[int, Task] = {}
         """The messages that are not settled yet."""
@@ -323,8 +323,9 @@ class Agenda:
         else:
             task.leads_to = decision.status
             self.health.begin(task.event)
+            if task.event in (ExpMessage.EXPINIT, ExpMessage.EXPCLEANUP):
+                self._anew()
             if task.event is ExpMessage.EXPINIT:
-                self._begun()
                 self._initialised_with = None  # if this fails, who knows what the handlers have done by then
             self.running = task
             self._run(task, now)
@@ -350,7 +351,8 @@ class Agenda:
             return
         reason = (
             f"the coordinator on {owner.host}, which was in charge of {self.exp_ref or 'the experiment'}, has been "
-            f"silent for the lease of {self.ownership.lease:g} s"
+            f"silent for the lease of {self.ownership.lease:g} s; see whether its program still runs, and close it; then "
+            "tidy up with rigsync stop, or begin anew"
         )
         self._events.append(LeaseExpired(owner.host, self.exp_ref, reason))
         self.interrupt(reason, now)

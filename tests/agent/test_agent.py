@@ -856,6 +856,8 @@ def test_how_far_a_recording_is(lab: Lab) -> None:
     until(lambda: ended)
     assert ended[0].info["state"] == "ended"
     assert ended[0].info["outcome"] == "was interrupted and ended with exit status 0"
+    aux.request("EXPCLEANUP", timeout=LONG)
+    until(lambda: not remote.progress, "what is over is shown no more")
 
 
 def test_no_line_keeps_the_rig_from_answering(lab: Lab) -> None:

@@ -775,3 +775,29 @@ def test_another_experiment_begins_with_no_progress_and_the_same_goes_on_with_it
     assert begin("2026-01-01_1_mouse") == ["preparing", "frames"]
     assert begin("2026-01-01_2_mouse") == ["preparing"]
     assert list(view.streams) == ["left"]
+
+
+def test_after_a_cleanup_nothing_is_shown_of_the_experiment_that_is_over() -> None:
+    network = SimNetwork(6)
+
+    def tidy(*_: Any) -> None:
+        rig.board.progress("copying", 1)
+
+    rig = network.add_rig("cameras", {"EXPCLEANUP": tidy})
+    coordinator = network.coordinator()
+    view = coordinator.fanout.peers["cameras"].board
+    rig.board.add_stream("left", {})
+    for message in ("EXPINIT", "EXPSTART"):
+        coordinator.push(message, *([{"exp_ref": "2026-01-01_1_mouse"}] if message == "EXPINIT" else []))
+        network.run(2)
+    rig.board.progress("frames", 7)
+    coordinator.push("EXPEND")
+    network.run(2)
+    assert list(view.progress) == ["frames"]  # how much was recorded is looked at now
+    coordinator.push("EXPCLEANUP")
+    network.run(2)
+    assert list(view.progress) == ["copying"]  # what begins with the cleanup goes on
+    coordinator.push("EXPCLEANUP")  # of nothing, which changes nothing
+    network.run(2)
+    assert list(view.progress) == ["copying"]
+    assert list(view.streams) == ["left"]

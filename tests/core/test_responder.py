@@ -2427,7 +2427,10 @@ def test_after_the_lease_of_silence_the_rig_interrupts_with_the_reason(status: s
     bench.run(29.999)
     assert bench.told == []
     bench.run(0.001)
-    reason = f"the coordinator on 10.0.0.1, which was in charge of {REF}, has been silent for the lease of 30 s"
+    reason = (
+        f"the coordinator on 10.0.0.1, which was in charge of {REF}, has been silent for the lease of 30 s; "
+        "see whether its program still runs, and close it; then tidy up with rigsync stop, or begin anew"
+    )
     assert bench.events(LeaseExpired) == [LeaseExpired("10.0.0.1", REF, reason)]
     due = bench.due()
     assert (due.event, due.args, due.schedule) == (ExpMessage.EXPINTERRUPT, [{"reason": reason}], None)
