@@ -49,6 +49,11 @@ those silent for longest first."""
 WATCHERS = 64
 """Coordinators that get notices: the first that probed. Forged ones must not make a rig send to a thousand."""
 
+GONE = "it is silent: its program has ended without a goodbye, or it is cut off"
+ONE_OF_MANY = f"{WATCHERS} others get them already; close programs that need not watch"
+BEHIND = "more wait for it than are kept; see whether its computer is overloaded or its network loses much"
+"""Why a coordinator misses confirmed notices."""
+
 
 class Standing(IntEnum):
     """How much the sender of a message has to do with the rig. Where there is too much for all, the lowest go first."""
@@ -172,8 +177,8 @@ class Coordinators:
         self.kept: str | None = None
         """Boot number of the experiment's owner, also after its lease. It is told everything however long it was
         silent, for it has to hear what became of its experiment."""
-        self.short_changed: list[Address] = []
-        """Addresses of those that miss confirmed notices, each once. Whoever reports them empties it."""
+        self.short_changed: list[tuple[Address, str]] = []
+        """Addresses of those that miss confirmed notices, each once, and why. Whoever reports them empties it."""
         self.newcomers: list[Coordinator] = []
         """Those that have begun to watch, or have missed something and have all the rest: it is not known how much they
         know. Whoever tells them empties it."""
@@ -214,7 +219,7 @@ class Coordinators:
                 self._watchers[boot] = self._known[boot]
                 self.newcomers.append(self._known[boot])
             else:
-                self._short_changed(self._known[boot])
+                self._short_changed(self._known[boot], ONE_OF_MANY)
 
     def find(self, boot: str) -> Coordinator | None:
         """Return a coordinator that gets notices."""
@@ -228,13 +233,13 @@ class Coordinators:
             if boot == self.kept:
                 continue
             if len(self._watchers[boot].notices):
-                self._short_changed(self._watchers[boot])
+                self._short_changed(self._watchers[boot], GONE)
             self._stop_watching(boot)
 
-    def _short_changed(self, coordinator: Coordinator) -> None:
+    def _short_changed(self, coordinator: Coordinator, reason: str) -> None:
         if not coordinator.told_overflow and coordinator.address and len(self.short_changed) < WATCHERS:
             coordinator.told_overflow = True
-            self.short_changed.append(coordinator.address)
+            self.short_changed.append((coordinator.address, reason))
 
     def _stop_watching(self, boot: str) -> None:
         if watcher := self._watchers.pop(boot, None):
@@ -287,7 +292,7 @@ class Coordinators:
         self.bound_notices()
         for watcher in self._watchers.values():
             if watcher.notices.overflowed:
-                self._short_changed(watcher)
+                self._short_changed(watcher, GONE if watcher.is_gone(now) else BEHIND)
         return [watcher for watcher in self._watchers.values() if watcher.notices.due <= now]
 
     def take_back(self, instead: Hashable) -> None:

@@ -440,10 +440,14 @@ class LeaseExpired(RigEvent):
 
 @dataclass(frozen=True, slots=True)
 class NoticesDropped(RigEvent):
-    """A coordinator misses confirmed notices, since it is silent or one of too many; told once for each."""
+    """A coordinator misses confirmed notices; told once for each."""
 
     source: str
     """Address of the coordinator."""
+    reason: str = ""
+    """Why, and what to do."""
+    is_gone: bool = False
+    """Whether it is silent: as a rule its program has merely ended."""
 
 
 @dataclass(frozen=True, slots=True)

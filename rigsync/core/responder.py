@@ -16,7 +16,7 @@ from rigsync.core.board import STREAM, TOPICS, Board, Post
 from rigsync.core.board_view import events_of
 from rigsync.core.calls import ANSWER, Calls
 from rigsync.core.clock import StampClock
-from rigsync.core.coordinators import JUMP, ONE_PACKET, Address, Coordinator, Coordinators, Record, Standing
+from rigsync.core.coordinators import GONE, JUMP, ONE_PACKET, Address, Coordinator, Coordinators, Record, Standing
 from rigsync.core.events import EchoMissing, MessageHandled, NoticesDropped, ViolationSeen
 from rigsync.core.health import STATUS, told
 from rigsync.core.legacy import Array
@@ -237,7 +237,8 @@ class Responder(Outputs[Address]):
             coordinator.notices.add(n, frame, now)
 
     def _tell_short_changed(self) -> None:
-        self._events += [NoticesDropped(text_of(address)) for address in self._coordinators.short_changed]
+        told = self._coordinators.short_changed
+        self._events += [NoticesDropped(text_of(address), why, why is GONE) for address, why in told]
         self._coordinators.short_changed.clear()
 
     def farewell(self, now: float) -> None:

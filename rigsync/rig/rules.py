@@ -34,11 +34,13 @@ def log_rules(rig: str) -> list[tuple[type[Event], Callable[[Any], object]]]:
         logger.error("%s: interrupts: %s", rig, one_line(event.reason))
 
     def dropped(event: NoticesDropped) -> None:
-        text = "%s: %s does not get every notice: it is silent, or one of too many that watch"
-        logger.warning(text, rig, event.source)
+        if event.is_gone:
+            logger.info("%s: %s misses notices: %s", rig, event.source, event.reason)
+        else:
+            logger.warning("%s: %s does not get every notice: %s", rig, event.source, event.reason)
 
     def echo(event: EchoMissing) -> None:
-        text = "%s: %s did not confirm the answer to %s; going on"
+        text = "%s: %s did not confirm the answer to %s: it may have ended; going on"
         logger.warning(text, rig, event.source, event.event.name)
 
     def violation(event: ViolationSeen) -> None:

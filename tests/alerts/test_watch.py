@@ -131,8 +131,16 @@ def test_an_interrupt_has_its_reason() -> None:
 @pytest.mark.parametrize(
     ("error", "message", "expected"),
     [
-        ("PushError", "EXPSTART failed on one rig: left: OSError: no camera", "EXPSTART failed on one rig: left: no camera"),
-        ("PushError", "EXPSTART failed on one rig: left: KeyError: 'x'", "EXPSTART failed on one rig: left: KeyError: 'x'"),
+        (
+            "PushError",
+            "EXPSTART failed on one rig: left: OSError: no camera",
+            "EXPSTART failed on one rig: left: no camera",
+        ),
+        (
+            "PushError",
+            "EXPSTART failed on one rig: left: KeyError: 'x'",
+            "EXPSTART failed on one rig: left: KeyError: 'x'",
+        ),
         ("SerialException", "port COM3: PermissionError: it is in use", "port COM3: it is in use"),
         ("ZeroDivisionError", "no trials", "no trials"),
         ("KeyError", "'contrast'", "'contrast' (KeyError)"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rigsync.core import legacy, messages
 from rigsync.core.agenda import INTERRUPT_PATIENCE
 from rigsync.core.arguments import compose, compose_command
-from rigsync.core.coordinators import COORDINATORS, ONE_PACKET, RECORDS, WATCHERS, Standing
+from rigsync.core.coordinators import BEHIND, COORDINATORS, GONE, ONE_PACKET, RECORDS, WATCHERS, Standing
 from rigsync.core.enums import PROTOCOL_VERSION, ExpMessage, ExpStatus
 from rigsync.core.events import (
     EchoMissing,
@@ -46,6 +46,7 @@ from rigsync.core.reach import CHALLENGES
 from rigsync.core.responder import text_of
 from rigsync.core.rigs import MAX_MESSAGE, Room
 from rigsync.errors import PayloadTooLarge, RemoteProtocolError
+from rigsync.rig.rules import log_rules
 
 from .support import COORDINATOR, HERE, NAME, RIG, WALL, RigBench
 
@@ -2716,6 +2717,24 @@ def test_a_coordinator_that_is_silent_for_longer_than_two_minutes_is_not_waited_
     assert ack_notices(bench) == ["again"]
 
 
+def test_who_has_ended_without_a_goodbye_is_not_blamed(caplog: pytest.LogCaptureFixture) -> None:
+    bench = RigBench()
+    bench.probe()
+    notify(bench, "not heard")
+    bench.run(121.0)
+    notify(bench, "lost")
+    (dropped,) = bench.events(NoticesDropped)
+    assert dropped == NoticesDropped("10.0.0.1:50000", GONE, is_gone=True)
+    told = dict(log_rules("cameras"))[NoticesDropped]
+    with caplog.at_level("INFO", "rigsync.rig"):
+        told(dropped)
+        told(NoticesDropped("10.0.0.1:50000", BEHIND))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", f"cameras: 10.0.0.1:50000 misses notices: {GONE}"),
+        ("WARNING", f"cameras: 10.0.0.1:50000 does not get every notice: {BEHIND}"),
+    ]
+
+
 def test_after_a_goodbye_nothing_more_is_sent() -> None:
     bench = RigBench()
     bench.probe()
@@ -2736,7 +2755,8 @@ def test_that_too_many_notices_wait_is_told_once(monkeypatch: pytest.MonkeyPatch
     for number in range(300):
         notify(bench, number)
     bench.run(2.0)
-    assert bench.events(NoticesDropped) == [NoticesDropped("10.0.0.1:50000")]
+    (dropped,) = bench.events(NoticesDropped)
+    assert dropped == NoticesDropped("10.0.0.1:50000", BEHIND, is_gone=False)
     bench.probe()
     last = bench.notices()[-1]
     bench.noticed.append(last)
