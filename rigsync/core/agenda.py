@@ -351,8 +351,8 @@ class Agenda:
             return
         reason = (
             f"the coordinator on {owner.host}, which was in charge of {self.exp_ref or 'the experiment'}, has been "
-            f"silent for the lease of {self.ownership.lease:g} s; see whether its program still runs, and close it; then "
-            "tidy up with rigsync stop, or begin anew"
+            f"silent for the lease of {self.ownership.lease:g} s; see whether its program still runs, and close it; "
+            "then tidy up with rigsync stop, or begin anew"
         )
         self._events.append(LeaseExpired(owner.host, self.exp_ref, reason))
         self.interrupt(reason, now)

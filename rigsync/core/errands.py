@@ -335,8 +335,9 @@ def _progress(errand: Errand, config: RigConfig, dialect: Dialect, is_current: b
         return "iblutil takes no more than it can read at once, some 64 KiB; send the rig a path to the data instead"
     if errand.received and dialect is Dialect.IBLUTIL:
         return (
-            "the iblutil rig has received it, and says no more; its program may be at work on it, or has dropped it: "
-            "look at the rig, or allow a longer timeout or pause"
+            "the iblutil rig has received it, and says no more; its program may be at work on it, has ended, or has "
+            "dropped it: look at the rig; if it has ended, start it and begin again with EXPINIT, otherwise allow a "
+            "longer timeout or pause"
         )
     if errand.done is not None:
         return (

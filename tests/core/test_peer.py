@@ -1175,6 +1175,8 @@ def test_a_rig_that_has_confirmed_and_does_not_answer_is_told_apart_from_one_tha
     text = str(ibl.outcome())
     assert "the iblutil rig has received it, and says no more" in text
     assert "still working" not in text  # one echo says that the bytes came, and nothing more
+    assert "has ended, or has dropped it" in text
+    assert "if it has ended, start it and begin again with EXPINIT" in text
     ibl.submit("EXPEND", timeout=2)
     ibl.run(2)
     error = ibl.outcome()
