@@ -1459,6 +1459,8 @@ def test_junk_options_of_demo(commands: Commands, options: list[str]) -> None:
 class Terminal:
     """A pseudo-terminal of 80 columns that a command writes to."""
 
+    columns = 80
+
     def __init__(self, commands: Commands, *arguments: str, **environ: str):
         import fcntl
         import pty
@@ -1467,7 +1469,7 @@ class Terminal:
 
         self.output = b""
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, self.columns, 0, 0))
         commands.environment.update({"TERM": "xterm", **environ})
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -1500,6 +1502,20 @@ def test_tables_on_a_terminal_fit_and_have_colours(commands: Commands, serve: Ca
     plain = Terminal(commands, "push", "EXPINFO", NO_COLOR="1")
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", plain.output.decode())
     assert any(line.startswith("ephys    failed") for line in plain.lines)
+
+
+@needs_terminal
+@pytest.mark.parametrize("arguments", [["check"], ["ping", "-c", "1"]])
+def test_tables_break_no_word_on_a_narrow_terminal(
+    commands: Commands, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(Terminal, "columns", 40)
+    commands.rigs(**{name: serve(name).uri for name in ("cameras:left", "neuropixel:probe0")})
+    terminal = Terminal(commands, *arguments)
+    assert terminal.outcome.status == 0
+    assert max(map(len, terminal.lines)) <= 40
+    words = set(" ".join(terminal.lines).split())
+    assert {"cameras:left", "neuropixel:probe0", "auto" if arguments == ["check"] else "CONNECTED"} <= words
 
 
 @needs_terminal

@@ -16,7 +16,8 @@ def print_table(
 ) -> None:
     """Print a table; the columns that `right` names are aligned to the right.
 
-    If the terminal is too narrow, the columns of each of `stacks`, by their positions, are put above each other.
+    If the terminal is too narrow, the columns of each of `stacks`, by their positions, are put above each other. If
+    there is still no room for the words, each row has lines of its own in place of columns.
     """
     rows = [list(map(printable, row)) for row in rows]
     if on_terminal():

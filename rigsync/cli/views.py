@@ -12,7 +12,7 @@ from rich.text import Text
 from rigsync import PushResult
 from rigsync.cli.output import is_terminal
 from rigsync.cli.plain_views import View
-from rigsync.cli.terminal import console, rich_table
+from rigsync.cli.terminal import console, fitted
 
 
 class LiveView(View):
@@ -63,5 +63,5 @@ class LiveView(View):
         if not self._rigs:
             return Text(self._activity, "dim")
         rows = [[rig, *(self._cells.get((rig, message), "") for message in self._messages)] for rig in self._rigs]
-        table = rich_table(["rig", *self._messages], rows, right=self._messages)
+        table = fitted(["rig", *self._messages], rows, self._messages, self._console.width)
         return Group(table, Text(self._activity, "dim")) if self._activity else table
