@@ -135,6 +135,7 @@ def run_here(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Out
     longer than most commands. Signals, closed streams, terminals and what is left behind need a process of its own.
     """
     logger, rigs, before = logging.getLogger("rigsync"), logging.getLogger("rigsync.rig"), os.getcwd()
+    waits = logging.getLogger("rigsync.wait")
     with contextlib.ExitStack() as stack:
         temporary = functools.partial(tempfile.TemporaryFile, "w+", encoding=env.get("PYTHONIOENCODING", "utf-8"))
         out, err = (stack.enter_context(temporary(errors=errors)) for errors in ("strict", "backslashreplace"))
@@ -147,6 +148,7 @@ def run_here(arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Out
         stack.enter_context(mock.patch.object(rigs, "disabled", True))  # a rig of this process is not the command
         stack.callback(setattr, logger, "handlers", logger.handlers.copy())
         stack.callback(logger.setLevel, logger.level)
+        stack.callback(waits.setLevel, waits.level)
         stack.callback(logging.disable, logging.root.manager.disable)
         stack.callback(os.chdir, before)
         os.chdir(cwd)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cli_programs import Command, Outcome, environment, run_here
 from live_helpers import Gate
-from processes import RigProgram, free_port, until
+from processes import LONG, RigProgram, free_port, until
 
 from rigsync import Auxiliaries, Experiment, ExpStatus, Rig
 from rigsync.core.ownership import LEASE
@@ -495,3 +495,18 @@ def session_of(session: Experiment) -> Iterator[None]:
         session.interrupt(error)
         raise
     session.end()
+
+
+# ------------------------------------------------------------------------------------------- a rig that is not there
+
+
+def test_a_rig_that_is_not_there_is_named_while_it_is_waited_for(desk: Desk) -> None:
+    uris = {"cameras": desk.rig("cameras").uri, "ephys": f"udp://127.0.0.1:{free_port()}"}
+    text = json.dumps({"timing": {"connect_timeout": LONG}, "rigs": uris})
+    (desk.folder / "rigs.yaml").write_text(text, encoding="utf-8")
+    with desk.start("status") as command:
+        assert command.error_line() == "waiting for ephys: its host says that nothing listens at this port"
+        with Rig("ephys", uris["ephys"]):  # it was about to start
+            outcome = command.outcome()
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.count("CONNECTED") == 2

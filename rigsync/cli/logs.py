@@ -20,6 +20,8 @@ from rigsync.runtime.last_resort import LAST_RESORT
 
 _TOLD_ANYWAY = frozenset({"rigsync.push", "rigsync.link"})
 """Loggers of pushes and links. Commands print their outcome themselves."""
+_WAITS = "rigsync.wait"
+"""Logger of what is waited for, which people at a terminal are told."""
 NOTICES = "rigsync.notice"
 """Logger of notices."""
 _BACKLOG = 10_000
@@ -78,6 +80,7 @@ def _attach(handler: logging.Handler, usual: int, printed: str | None = None, wi
     logger.removeHandler(LAST_RESORT)  # commands print warnings themselves
     logger.addHandler(handler)
     logger.setLevel((usual, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
+    logging.getLogger(_WAITS).setLevel(logging.NOTSET if verbosity else logging.INFO)
 
 
 def _own_stderr() -> TextIO | None:

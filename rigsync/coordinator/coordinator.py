@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
+from rigsync._text import line_for_each, one_line
 from rigsync.alerts.alerting import Alerts
 from rigsync.alerts.watch import CoordinatorWatch
 from rigsync.config.journal import Journal
@@ -35,7 +36,10 @@ from rigsync.runtime.hub import Hub
 from rigsync.runtime.signals import EndingSignals
 from rigsync.runtime.waiters import comes_true
 
-link_logger = logging.getLogger("rigsync.link")
+link_logger, wait_logger = logging.getLogger("rigsync.link"), logging.getLogger("rigsync.wait")
+
+FIRST_WORD = 0.5
+"""Seconds of waiting for rigs at the beginning after which it is said which are known not to be there."""
 
 
 class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
@@ -251,8 +255,15 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
         return missing()
 
     async def await_rigs(self) -> None:
-        """Wait for all rigs as long as is allowed; warn of those that have not answered."""
-        missing = await self._missing_after(list(self.rigs.rigs), self.connect_timeout)
+        """Wait for all rigs as long as is allowed; say which are known not to be there, and at last which are not."""
+        rigs, first = list(self.rigs.rigs), min(FIRST_WORD, self.connect_timeout)
+        missing = await self._missing_after(rigs, first)
+        if missing and first < self.connect_timeout:
+            with contextlib.suppress(Exception):
+                known = {rig: why for rig, why in missing.items() if self.services[rig].state is events.LinkState.LOST}
+                for line in line_for_each(known):  # they may be about to start
+                    wait_logger.info("waiting for %s", one_line(line))
+            missing = await self._missing_after(rigs, self.connect_timeout - first)
         with contextlib.suppress(Exception):  # a log handler of the program, for instance
             for name, reason in missing.items():
                 if self.services[name].state is not events.LinkState.LOST:  # of which the log tells
