@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,47 @@ def test_remote_rigs_have_all_members_of_iblutil() -> None:
     (rig,) = RigServices(rigs_from({"cameras": "127.0.0.1:9"})).values()
     assert public(base.Communicator) | {"confirmed_send"} <= {name for name in dir(rig) if not name.startswith("_")}
     assert rig.__version__ == base.Communicator.__version__
+
+
+LEFT_OUT = {
+    *("client", "server", "Server"),  # which make one
+    *("default_echo_timeout", "max_message_size"),  # rigs.yaml says it, and protocol and rig are told apart
+    *("connection_made", "connection_lost", "data_received", "datagram_received", "eof_received", "error_received"),
+}
+"""Members of iblutil's own class that are between it and asyncio, or make one (docs/task.md)."""
+
+
+def test_remote_rigs_have_what_programs_use_of_iblutil_s_own_class() -> None:
+    assert public(app.EchoProtocol) - public(RemoteRig) - LEFT_OUT <= {"name", "server_uri", "logger"}
+    assert LEFT_OUT <= public(app.EchoProtocol)
+    accepts(RemoteRig.awaiting_response, app.EchoProtocol.awaiting_response)
+
+
+def test_a_remote_rig_is_a_client_and_says_whether_a_confirmation_is_awaited() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = silent.getsockname()
+        uri = f"udp://127.0.0.1:{address[1]}"
+
+        async def compare(remote: Any) -> None:
+            theirs = await app.EchoProtocol.client(uri)
+            for each in (theirs, remote):
+                assert each.role == "client"
+                with pytest.raises(AttributeError):
+                    each.role = "server"
+                assert not each.awaiting_response()
+                sending = asyncio.ensure_future(each.confirmed_send([base.ExpMessage.EXPINFO, 0], timeout=0.3))
+                await asyncio.sleep(0)
+                assert each.awaiting_response()
+                assert each.awaiting_response(address)
+                assert not each.awaiting_response(("127.0.0.1", 9))
+                with pytest.raises(TimeoutError):
+                    await sending
+                assert not each.awaiting_response()
+
+        with Auxiliaries({"cameras": uri}, connect_timeout=0) as aux:
+            assert aux.services
+            asyncio.run(compare(aux.services["cameras"]))
 
 
 @pytest.mark.parametrize("name", ["is_connected", "hostname", "port", "protocol"])

@@ -44,6 +44,7 @@ class RemoteRig(Faced):
     """
 
     __version__ = PROTOCOL_VERSION
+    role = property(lambda _: "client", doc="``client``, as iblutil calls the side that commands one rig.")
 
     def __init__(self, config: RigConfig, links: Links):
         self.config, self._links = config, links
@@ -252,6 +253,10 @@ class RemoteRig(Faced):
         self._links.push(order, done)
         await confirmed
 
+    def awaiting_response(self, addr: Any = None) -> bool:
+        """Return whether a `confirmed_send` awaits that the rig confirms it; never for the address of another one."""
+        return bool(self._confirming) and self._is_at(addr)
+
     def send(self, data: Any, addr: Any = None) -> None:
         """Send a message without waiting for anything; parameters and errors are those of `confirmed_send`."""
         self._check_address(addr)
@@ -420,8 +425,11 @@ class RemoteRig(Faced):
             return False
         return True
 
+    def _is_at(self, addr: Any) -> bool:
+        return not addr or (addr[0], addr[1]) in ((self.hostname, self.port), self._links.address(self.name))
+
     def _check_address(self, addr: Any) -> None:
-        if addr and (addr[0], addr[1]) not in ((self.hostname, self.port), self._links.address(self.name)):
+        if not self._is_at(addr):
             raise ValueError(f"{self.name} is at {self.server_uri}, not at {addr}")
 
 
