@@ -64,7 +64,7 @@ LEFT_OUT = {
 
 def test_remote_rigs_have_what_programs_use_of_iblutil_s_own_class() -> None:
     assert public(app.EchoProtocol) - public(RemoteRig) - LEFT_OUT <= {"name", "server_uri", "logger"}
-    assert LEFT_OUT <= public(app.EchoProtocol)
+    assert public(app.EchoProtocol) >= LEFT_OUT
     accepts(RemoteRig.awaiting_response, app.EchoProtocol.awaiting_response)
 
 
