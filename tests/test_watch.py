@@ -433,7 +433,8 @@ def test_once_fits_a_terminal_as_the_live_view_does(
     write(neuropixel=rig.uri, gone=f"127.0.0.1:{free_port()}")
     with Terminal(tmp_path, "--once") as terminal:
         assert terminal.end() == 1
-        lines = until(lambda: "nothing listens" in terminal.text and plain(terminal.text))
+        first, *lines = until(lambda: "gone: lost" in terminal.text and plain(terminal.text))
+    assert first == "waiting for gone: its host says that nothing listens at this port"
     assert max(map(len, lines)) <= 80
     assert re.fullmatch(rf"neuropixel +INITIALIZED {REFERENCE} +127\.0\.0\.1 +\d+\.\d +\S+ ms +0%", lines[1])
     assert re.fullmatch(r"gone +lost +-.*", lines[2])

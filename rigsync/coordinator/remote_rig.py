@@ -255,7 +255,7 @@ class RemoteRig(Faced):
 
     def awaiting_response(self, addr: Any = None) -> bool:
         """Return whether a `confirmed_send` awaits that the rig confirms it; never for the address of another one."""
-        return bool(self._confirming) and self._is_at(addr)
+        return bool(self._confirming) and (not addr or tuple(addr[:2]) == (self.hostname, self.port))
 
     def send(self, data: Any, addr: Any = None) -> None:
         """Send a message without waiting for anything; parameters and errors are those of `confirmed_send`."""
@@ -425,11 +425,8 @@ class RemoteRig(Faced):
             return False
         return True
 
-    def _is_at(self, addr: Any) -> bool:
-        return not addr or (addr[0], addr[1]) in ((self.hostname, self.port), self._links.address(self.name))
-
     def _check_address(self, addr: Any) -> None:
-        if not self._is_at(addr):
+        if addr and (addr[0], addr[1]) not in ((self.hostname, self.port), self._links.address(self.name)):
             raise ValueError(f"{self.name} is at {self.server_uri}, not at {addr}")
 
 
