@@ -719,9 +719,12 @@ def test_push_takes_an_experiment_over(
 ) -> None:
     rig = serve("cameras")
     commands.rigs(cameras=rig.uri)
-    connect({"cameras": rig.uri}).request("EXPINIT", REFERENCE)
+    owner, told = connect({"cameras": rig.uri}), []
+    owner.on("Notice", told.append)
+    owner.request("EXPINIT", REFERENCE)
     (refused,) = table_of(commands.run("push", "EXPEND", status=1).out)
     assert refused["answer"].startswith("BusyError: EXPEND refused: the coordinator on ")
+    until(lambda: told)  # its program is this one, so that the next command's output would have it
     taken = commands.run("push", "EXPINIT", REFERENCE, "--takeover")
     assert (table_of(taken.out)[0]["outcome"], taken.err) == ("ok", LEFT_TO_ITSELF)
     assert "ok" in commands.run("push", "EXPEND").out

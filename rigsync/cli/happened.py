@@ -259,6 +259,12 @@ def _saying(form: str) -> Callable[[Record, dict[str, Any]], list[Told]]:
     return lambda record, data: [_of(record, form.format_map(data))]
 
 
+def _dropped(record: Record, data: dict[str, Any]) -> list[Told]:
+    misses = "misses notices" if data.get("is_gone") else "does not get every notice"
+    reason = data.get("reason")  # journals of before have none
+    return [_of(record, f"{data['source']} {misses}{f': {reason}' if reason else ''}")]
+
+
 def _opened(record: Record, data: dict[str, Any]) -> list[Told]:
     return [("", f"the coordinator begins, with {', '.join(map(str, data['rigs'])) or 'no rigs'}", False)]
 
@@ -283,7 +289,7 @@ _WORDS: dict[str, Callable[[Record, dict[str, Any]], Iterable[Told]]] = {
     "ViolationSeen": _saying("invalid, from {source}: {problem}"),
     "LeaseExpired": _saying("interrupts: {reason}"),
     "HandlerOvertaken": _saying("EXPINTERRUPT overtakes the handler of {event}"),
-    "NoticesDropped": _saying("{source} does not get every notice"),
+    "NoticesDropped": _dropped,
     "EchoMissing": _saying("{source} did not confirm the answer to {event}"),
     "StreamAdded": _saying("has the stream {id}"),
     "StreamRemoved": _saying("stream {id} is gone"),

@@ -54,7 +54,6 @@ _ALWAYS = (
     JournalFailed,
     LeaseExpired,
     LinkLost,
-    NoticesDropped,
     PushDecided,
     RemoteComplaint,
     StoodStill,
@@ -65,6 +64,7 @@ _FAILURES: dict[type[Event], Callable[[Any], bool]] = {
     PushCompleted: lambda event: bool(event.failures),
     MessageHandled: lambda event: event.error is not None,
     StatusChanged: lambda event: event.reason is not None,
+    NoticesDropped: lambda event: not event.is_gone,
     Notice: _is_told_as_failure,
 }
 """Whether something has gone wrong, for each kind that may tell so."""

@@ -397,6 +397,18 @@ def test_the_error_of_a_rig_is_named_once(ask: Log, filler: Filler) -> None:
     assert "  EXPSTART failed: StateError: EXPSTART refused\n" in ask("log").out
 
 
+def test_a_program_that_has_ended_misses_notices_and_one_that_reads_too_slowly_does_not_get_them(
+    ask: Log, filler: Filler
+) -> None:
+    run = filler.run("rig", "cameras")
+    for number, data in enumerate([{}, {"reason": "it is behind"}, {"reason": "it has ended", "is_gone": True}]):
+        filler.record(run, filler.session(run), "NoticesDropped", {"source": "10.0.0.9:5", **data}, number)
+    told = ask("log", "--last", "3").out
+    assert "10.0.0.9:5 does not get every notice\n" in told  # as a version before told it
+    assert "10.0.0.9:5 does not get every notice: it is behind\n" in told
+    assert "10.0.0.9:5 misses notices: it has ended\n" in told
+
+
 def test_hostile_text_stays_in_its_line(ask: Log, filler: Filler) -> None:
     hostile = "\x1b[2J\r\n\u202e[bold]x[/bold]"
     run = filler.run(host=hostile)

@@ -36,6 +36,7 @@ from rigsync.journal import store
 from rigsync.journal.about import Repository
 from rigsync.journal.drafts import RecordRow, RunRow, SessionRow
 from rigsync.journal.drives import mounts_in, network_among, network_of
+from rigsync.journal.entries import is_failure
 from rigsync.journal.file import JournalFile
 from rigsync.journal.scribe import Scribe
 from rigsync.journal.secrets import file_without_secrets, without_secrets
@@ -532,3 +533,8 @@ def test_progress_is_thinned_the_more_the_longer_it_lasts(run: RunRow) -> None:
     assert all(mono == value for mono, value in kept)
     assert [record.mono for record in scribe.release()] == [3599.0]
     assert scribe.next() == float("inf")
+
+
+def test_a_program_that_has_merely_ended_is_no_failure() -> None:
+    assert is_failure(NoticesDropped("10.0.0.9:5", "it is 10,000 notices behind"))
+    assert not is_failure(NoticesDropped("10.0.0.9:5", "it has ended", is_gone=True))
