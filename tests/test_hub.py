@@ -18,7 +18,7 @@ from processes import LONG, until
 import rigsync.runtime.hub
 import rigsync.runtime.lanes
 import rigsync.runtime.waiters
-from rigsync import Auxiliaries, ExpMessage, Hub, LoopStuck, NotRunning, Rig, Timer, UnknownEvent, events
+from rigsync import Auxiliaries, Coordinator, ExpMessage, Hub, LoopStuck, NotRunning, Rig, Timer, UnknownEvent, events
 from rigsync.core.events import ProgressChanged, put_stamp
 from rigsync.hub import hub as hub_core
 from rigsync.hub.hub import State
@@ -918,3 +918,36 @@ def test_the_size_of_an_event_of_ones_own_is_its_own_affair() -> None:
             await came_true(lambda: told == [Sized()])
 
     run(main)
+
+
+class Telling:
+    """Takes a while to tell others what it was told last, as a bridge does."""
+
+    def __init__(self, hub: Hub):
+        self.has_told, self._remove = False, hub.add(self)
+
+    def start(self, ingest: Callable[[events.Event], None]) -> None:
+        pass
+
+    async def close(self) -> None:
+        await asyncio.sleep(0.1)
+        self.has_told = True
+
+
+def test_who_closes_waits_until_the_bridges_have_said_their_last_words() -> None:
+    async def coordinator(uri: str) -> Telling:
+        async with Coordinator({"cameras": uri}) as lab:
+            return Telling(lab.hub)
+
+    async def a_rig() -> Telling:
+        async with Rig("ephys", "udp://127.0.0.1:0") as ephys:
+            return Telling(ephys.hub)
+
+    with Rig("cameras", "udp://127.0.0.1:0") as rig:
+        of_rig = Telling(rig.hub)
+        with Auxiliaries({"cameras": rig.uri}) as aux:
+            of_aux = Telling(aux.hub)
+        assert of_aux.has_told
+        assert asyncio.run(coordinator(rig.uri)).has_told
+    assert of_rig.has_told
+    assert asyncio.run(a_rig()).has_told

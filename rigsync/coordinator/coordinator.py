@@ -185,6 +185,7 @@ class Coordinator(Lab[AsyncExperiment, Coroutine[Any, Any, Rehearsal]]):
             self.services.close()
             if self._runs_hub:
                 self.hub.end()
+                await self.hub.ended()
             if self._recorder:
                 await asyncio.get_running_loop().run_in_executor(None, self._recorder.await_written)
             if self._session_reports:

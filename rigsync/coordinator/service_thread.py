@@ -165,6 +165,7 @@ class ServiceThread(LoopThread):
             self.stop_event.set()
             self._lab.services.connected.unset()
             self._fail_waiters(_CLOSED)
+        await self._lab.hub.ended()
         self.stop()
 
     def telling(self, create: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:

@@ -222,6 +222,8 @@ class Rig(RigRehearsals, RigBoard, RigCalls, RigTelling):
             with contextlib.suppress(NotRunning):
                 # Not awaited: if a handler blocks the loop, the socket is closed as soon as the handler ends.
                 thread.call(session.leave)
+            with contextlib.suppress(NotRunning, TimeoutError):
+                thread.run_coroutine(session.await_bridges, None, max(0.1, end - time.monotonic()))
         thread.stop()
         thread.join(max(0.1, end - time.monotonic()))
         if session:
@@ -319,6 +321,7 @@ class Rig(RigRehearsals, RigBoard, RigCalls, RigTelling):
         finally:
             self._session = None
             await session.end_coroutines(CLOSE_TIMEOUT / 2)
+            await session.await_bridges()
             await loop.run_in_executor(None, session.end_workers, CLOSE_TIMEOUT / 2)
             await loop.run_in_executor(None, self.hub.end_workers, CLOSE_TIMEOUT / 2)
             await loop.run_in_executor(None, session.await_journal, CLOSE_TIMEOUT / 2)

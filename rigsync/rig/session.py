@@ -205,6 +205,10 @@ class Session:
         while self._rules:
             self._rules.pop()()
 
+    async def await_bridges(self, _: object = None) -> None:
+        """Wait a moment, after `leave`, until bridges have sent what they were told last."""
+        await self._hub.ended()
+
     async def end_coroutines(self, timeout: float) -> None:
         """Leave, and give coroutine handlers some seconds to end."""
         self.leave()

@@ -386,6 +386,10 @@ class Hub(Subscribing):
         self._workers.close(0.0)
         self._stopped.set()
 
+    async def ended(self) -> None:
+        """Wait, 2 s at most, until what `end` has closed has ended: a bridge still sends what it was told last."""
+        await self._sources.ended(END_TIMEOUT)
+
     def in_worker(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         """Run a function on a worker, where it may block; on the event loop."""
         return self._workers.begin(function)

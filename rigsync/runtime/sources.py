@@ -88,10 +88,10 @@ class Sources:
         for source, _ in list(self._running):
             self.remove(source)
 
-    async def ended(self) -> None:
-        """Wait until those that were closed have ended."""
+    async def ended(self, limit: float | None = None) -> None:
+        """Wait until those that were closed have ended, some seconds at most."""
         if self._closing:
-            await asyncio.wait(self._closing)
+            await asyncio.wait(self._closing, timeout=limit)
 
     def _arm(self) -> None:
         if self._alarm:
