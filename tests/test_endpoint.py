@@ -763,10 +763,10 @@ def test_datagrams_that_do_not_belong_to_what_is_outstanding(connect: Connect) -
     """Answers with other numbers, of other boots, and second copies settle nothing."""
 
     def answer(raw: RawRig, request: messages.Request, source: Any) -> None:
-        wrong = compose("EXPSTATUS", 30)
-        raw.socket.sendto(messages.reply(raw.boot, request.n + 1, wrong, 1, 2), source)
+        wrong, later = compose("EXPSTATUS", 30), request.n + 1000  # a copy of a request may come while the next waits
+        raw.socket.sendto(messages.reply(raw.boot, later, wrong, 1, 2), source)
         raw.socket.sendto(messages.reply(raw.boot, request.n - 1, wrong, 1, 2), source)
-        raw.socket.sendto(messages.failure(raw.boot, request.n + 1, "OSError", "", ""), source)
+        raw.socket.sendto(messages.failure(raw.boot, later, "OSError", "", ""), source)
         raw.socket.sendto(messages.bye("00000000000000cc", 1, "not from this one"), source)
         for _ in range(3):
             raw.reply(request, source)
