@@ -21,7 +21,7 @@ from rigsync.core.events import (
     PushCompleted,
     StatusChanged,
 )
-from rigsync.core.health import STATUS, age_of, problem_of
+from rigsync.core.health import STATUS, problem_of, was_before
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, named_reference, rehearses
 from rigsync.core.notices import FAILURE as TROUBLE
 from rigsync.core.notices import FREE_DISK
@@ -104,7 +104,7 @@ class CoordinatorWatch:
             yield Happening(on, (rig,), _line(text), self._mine[rig])
 
     def _notice(self, event: Notice, now: float) -> Iterator[Happening]:
-        if now - age_of(event) < self._since.get(event.rig, -math.inf):
+        if was_before(event.body, now, self._since.get(event.rig, -math.inf)):
             return
         if event.topic == TROUBLE:
             yield from self._of(event.rig, cause_of(event), problem_of(event.body))
@@ -258,7 +258,7 @@ class RigWatch:
         elif isinstance(event, MessageHandled):
             return list(self._handled(event, now))
         elif isinstance(event, Notice):
-            is_news = event.topic == TROUBLE and now - age_of(event) >= self._since
+            is_news = event.topic == TROUBLE and not was_before(event.body, now, self._since)
             return self._told(cause_of(event), problem_of(event.body)) if is_news else ()
         elif event.event is _INIT:
             self._is_rehearsal = _rehearses(event.args)

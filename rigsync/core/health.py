@@ -40,6 +40,15 @@ def age_in(body: Any) -> float:
     return age if isinstance(age, (int, float)) and 0 <= age <= LONGEST_AGE else 0.0
 
 
+def was_before(body: Any, time: float, began: float) -> bool:
+    """Whether the body of a notice of a time (s) says that this was so before another time.
+
+    One without an age tells what is new, also where the clock was set back meanwhile.
+    """
+    age = age_in(body)
+    return age > 0 and time - age < began
+
+
 @dataclass(slots=True)
 class Lasting:
     """A notice that whoever begins to watch is told, until it is settled."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from rigsync.core import health
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import (
     CoordinatorClosed,
@@ -20,7 +21,7 @@ from rigsync.core.events import (
     PushCompleted,
     StatusChanged,
 )
-from rigsync.core.health import LONGEST, MOST, age_of, problem_of
+from rigsync.core.health import LONGEST, MOST, problem_of
 from rigsync.core.lifecycle import (
     ENDS,
     LIFECYCLE_MESSAGES,
@@ -410,7 +411,7 @@ def named_by(event: Event) -> str | None:
 
 def was_before(event: Event, row: SessionRow | None, time: float) -> bool:
     """Whether a notice of a Unix time tells anew what was so before a session began, and is settled by that."""
-    return row is not None and isinstance(event, Notice) and time - age_of(event) < row.began
+    return row is not None and isinstance(event, Notice) and health.was_before(event.body, time, row.began)
 
 
 def reason_in(body: Any) -> str | None:

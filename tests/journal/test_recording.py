@@ -162,6 +162,21 @@ def test_what_was_wrong_before_is_standing_and_counts_in_no_session(
     assert re.search(r"the lamp is dark \(since \d\d:\d\d:\d\d\)", shown.out)
 
 
+def test_a_failure_counts_also_where_the_clock_was_set_back_in_the_session(
+    rig: Rig, aux: Auxiliaries, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = aux.begin(REF)
+    for hub in (aux.hub, rig.hub):
+        monkeypatch.setattr(hub._core, "_wall", lambda: time.time() - 3600)
+    rig.notify("failure", {"problem": "the lamp is dark"}, key="lamp")
+    until(lambda: session.failures)
+    with pytest.raises(ExperimentError):
+        aux.end()
+    rig.close()
+    for found in (*sessions(path), *sessions(path, "rig")):
+        assert (found["outcome"], found["failures"]) == ("incomplete", 1)
+
+
 def test_a_failure_that_is_over_leaves_it_complete(rig: Rig, aux: Auxiliaries, path: Path) -> None:
     for message, *args in (("EXPINIT", {"exp_ref": REF}), ("EXPSTART", REF)):
         aux.request(message, *args)

@@ -151,6 +151,11 @@ def test_what_was_wrong_before_is_told_and_counted_among_no_failures(path: Path)
     ]
 
 
+def test_a_failure_after_the_clock_was_set_back_is_one_of_the_session(path: Path) -> None:
+    facts = made(path, MadeUp(notices=[("ephys", -60.0, "failure", {"problem": "full"})]))
+    assert [each.number for each in facts.happenings if each.text == "full"] == [1]
+
+
 def test_what_one_has_to_know_besides_is_said(path: Path) -> None:
     verdict = verdict_of(made(path, unlucky()))
     assert list(verdict.remarks) == [

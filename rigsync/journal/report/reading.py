@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from rigsync._text import since_text
-from rigsync.core.health import age_in
+from rigsync.core.health import age_in, was_before
 from rigsync.core.lifecycle import says_running
 from rigsync.core.notices import FINISH, finish_text
 from rigsync.journal.query import Record, Run, Session
@@ -216,7 +216,7 @@ class _Reader:
         fields, since = body if isinstance(body, dict) else {}, since_text(age_in(body), record.time)
         if rig is None:
             return
-        is_new = record.time - age_in(body) >= self._facts.session.began  # else it was so before
+        is_new = not was_before(body, record.time, self._facts.session.began)
         record = record if is_new else replace(record, failure=False)
         if topic == "status":
             if isinstance(state := fields.get("status"), str):
