@@ -165,11 +165,13 @@ class Board:
             return False if found.is_dirty else self._mark(found)
 
     def clear_progress(self) -> bool:
-        """Forget all items of progress: another experiment begins."""
+        """Forget all items of progress: an experiment begins, or is over. What was not told of them is told before."""
         with self._lock:
             if not self._items:
                 return False
             for item in self._items.values():
+                if item.is_dirty or item.key in self._unsettled:
+                    self._add_step(item.post(confirm=True))
                 self._forget(item)
             self._items.clear()
             return self._add_step(Post(PROGRESS, None, None, confirm=True))

@@ -103,8 +103,9 @@ class BoardView:
             for name in [name for name, stream in self._streams.items() if stream.n < notice.n]:
                 self._remove(name)
         for name in [name for name, item in self._items.items() if item.n < notice.n]:
+            if self._throttle.drop((PROGRESS, name)) and notice.topic == PROGRESS:
+                self._tell_progress(name)  # the last is always told
             del self._items[name]
-            self._throttle.drop((PROGRESS, name))
         self._cleared = max(self._cleared, notice.n)
         return True
 

@@ -56,9 +56,9 @@ class Throttle(Generic[Key]):
         while next(iter(self._told.values())) + self._interval <= now:
             self._told.popitem(last=False)
 
-    def drop(self, key: Key) -> None:
-        """Forget a waiting change of one thing, but not when it was last told."""
-        self._waiting.pop(key, None)
+    def drop(self, key: Key) -> bool:
+        """Forget a waiting change of one thing, but not when it was last told; return whether there was one."""
+        return self._waiting.pop(key, None) is not None
 
     def clear(self) -> None:
         """Forget all waiting changes, but not when each was last told."""
