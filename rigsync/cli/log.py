@@ -164,7 +164,7 @@ class _Held:
     """New records, until it is known whether they say something new."""
 
     def __init__(self, journal: Journal, chosen: _Chosen):
-        self._chosen, self._doubles = chosen, Doubles(journal.run)
+        self._chosen, self._doubles = chosen, Doubles(journal.run, as_it_happens=True)
         self._waiting = deque[tuple[float, Record]]()
 
     def add(self, records: Iterable[Record]) -> None:

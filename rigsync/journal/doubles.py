@@ -72,10 +72,13 @@ class Doubles:
     ----------
     run_of : callable
         `Journal.run`.
+    as_it_happens : bool
+        Whether an answer stands for its push, which is completed only when all rigs have answered. Otherwise the push
+        counts alone: it may never have been completed.
     """
 
-    def __init__(self, run_of: Callable[[int], Run]):
-        self._run_of = run_of
+    def __init__(self, run_of: Callable[[int], Run], as_it_happens: bool = False):
+        self._run_of, self._as_it_happens = run_of, as_it_happens
         self._recent = _Recent()
         self._standing: OrderedDict[tuple[Any, ...], float] = OrderedDict()
         """Since when something is wrong, as Unix time in seconds."""
@@ -84,7 +87,7 @@ class Doubles:
 
     def note(self, record: Record) -> None:
         """Take note of a record: `is_told` of one before it goes by that, too."""
-        if self._run_of(record.run).kind != "rig":
+        if self._run_of(record.run).kind != "rig" and (self._as_it_happens or record.kind != "MessageReceived"):
             _note(record, self._recent)
 
     def is_told(self, record: Record) -> bool:

@@ -142,6 +142,16 @@ def test_a_stream_is_told_once_though_each_program_that_connects_hears_of_it(fil
     assert shown(file) == [(kind, TASK) for kind in kinds]
 
 
+def test_an_order_whose_push_was_never_completed_is_told_by_the_rig(file: Path, both: Both) -> None:
+    """The program was killed while it waited for another rig: nobody is shown an answer alone."""
+    begun = {"request_time": T0 + 1, "event": "EXPSTART", "args": [], "rigs": ["cameras", "ephys"], "at": None}
+    both.filler.record(both.run, both.session, "PushBegun", begun, 1)
+    both.told("MessageHandled", 1.2, event="EXPSTART", error=None, source="10.0.0.1:5")
+    answer = {"event": "EXPSTART", "args": None, "request_time": T0 + 1}
+    both.filler.record(both.run, both.session, "MessageReceived", answer, 1.3, rig="cameras")
+    assert ("MessageHandled", RIG) in shown(file)
+
+
 def test_a_notice_that_was_heard_minutes_later_is_told_by_both(file: Path, both: Both) -> None:
     both.notified(1, topic="failure", problem="no frames")
     both.heard(100, topic="failure", problem="no frames")
