@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from rigsync import errors
 from rigsync._text import duration_text, error_text, one_line, size_text
 from rigsync.config.alerts import DISK_LOW, FAILURE, INTERRUPTED, LOST, SESSION_END
 from rigsync.core.enums import ExpMessage, ExpStatus
@@ -33,7 +35,20 @@ _CALLED_OFF = (Aborted, Cancelled, Interrupted)
 """What follows from the failure of another rig, or from an interrupt: that is told."""
 _REFUSALS = ("BusyError", "StateError", "Interrupted", "Cancelled")
 """Of what a rig says of a message, what is no failure of the rig."""
-_CLASS = re.compile(r"(?:^|(?<=[:;|] ))(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Badly|Interrupt|Timeout): (?=\S+ \S)")
+_OWN_KEY = KeyError.__name__
+"""Its text is the key alone."""
+_PLAIN = {ENDED_BADLY}.union(
+    name
+    for module in (builtins, errors)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException) and name != _OWN_KEY
+)
+"""Classes of errors whose texts say it without the name, if these have two words. Of others, which somebody has made up
+and which may say what the text does not, a text needs four."""
+_CLASS = re.compile(
+    rf"(?:^|(?<=[:;|] ))(?:(?:rigsync\.errors\.)?(?:{'|'.join(sorted(_PLAIN))}): (?=\S+ \S)"
+    rf"|(?!{_OWN_KEY}:)(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Badly|Interrupt|Timeout): (?=(?:\S+ +){{3}}\S))"
+)
 """The name of an error's class before a text that says it without."""
 
 
@@ -299,7 +314,8 @@ def _words(error: str, message: str) -> str:
     """Return what an error says; people are told the name of its class only where that says more."""
     if not message.strip():
         return f"no reason was given ({error})"
-    return message if " " in message.strip() or error == ENDED_BADLY else f"{message} ({error})"
+    says_it = error == ENDED_BADLY or (error != _OWN_KEY and len(message.split()) >= (2 if error in _PLAIN else 4))
+    return message if says_it else f"{message} ({error})"
 
 
 def _why(args: list[Any]) -> str:
@@ -310,7 +326,7 @@ def _why(args: list[Any]) -> str:
     if not isinstance(data, dict):
         return "EXPINTERRUPT"
     reason, error, message = (str(data.get(key) or "") for key in ("reason", "error", "message"))
-    found = [reason, _words(error, message) if error else message]
+    found = [reason, _words(error, message) if error and (message or not reason) else message]
     return ": ".join(["EXPINTERRUPT", *(_line(text) for text in found if text)])
 
 

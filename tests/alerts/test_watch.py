@@ -142,6 +142,15 @@ def test_an_interrupt_has_its_reason() -> None:
             "EXPSTART failed on one rig: left: KeyError: 'x'",
         ),
         ("SerialException", "port COM3: PermissionError: it is in use", "port COM3: it is in use"),
+        ("DroppedFrames", "3 of 360", "3 of 360 (DroppedFrames)"),
+        ("PushError", "left: lab.DoorOpen: door 2 now", "left: lab.DoorOpen: door 2 now"),
+        ("PushError", "left: CameraError: left lens", "left: CameraError: left lens"),
+        ("PushError", "left: EndedBadly: no frames", "left: no frames"),
+        ("PushError", "left: rigsync.errors.RigTimeout: no answer", "left: no answer"),
+        ("PushError", "left: lab.CameraError: left lens is too warm", "left: left lens is too warm"),
+        ("CommandFailed", "'vlc' cannot be run here", "'vlc' cannot be run here"),
+        ("KeyError", "'exposure time of the left'", "'exposure time of the left' (KeyError)"),
+        ("PushError", "left: KeyError: 'time of the left'", "left: KeyError: 'time of the left'"),
         ("ZeroDivisionError", "no trials", "no trials"),
         ("KeyError", "'contrast'", "'contrast' (KeyError)"),
         ("AssertionError", "", "no reason was given (AssertionError)"),
@@ -158,6 +167,11 @@ def test_people_are_told_no_names_of_classes_where_the_text_says_it_without(
     if error:
         text = f"{error}: {message}" if message else error
         assert of_rig(handled(START, text)) == [("failure", ("left",), f"EXPSTART: {expected}")]
+
+
+def test_the_reason_of_an_interrupt_stands_for_its_error() -> None:
+    interrupt = begun(INTERRUPT, {"reason": "the light fell", "error": "RigTimeout"})
+    assert told(*BEGINNING, interrupt)[0][2] == "EXPINTERRUPT: the light fell"
 
 
 def test_a_rig_that_does_not_begin_is_told_and_what_follows_from_that_is_not() -> None:
