@@ -89,7 +89,7 @@ class Job:
     problem: str | None = None
     """Why it has failed last."""
     failed: float = 0.0
-    """When it has failed for good, in Unix seconds; 0 where that is not known."""
+    """When it had failed for good, in Unix seconds, of what the coordinators have been told; else 0."""
     running: bool = False
     percent: float | None = None
     """Of the step that runs, if its output says so."""

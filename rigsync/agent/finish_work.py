@@ -76,8 +76,9 @@ class FinishWork:
         """Jobs that are not, as they are now, on the disk."""
         self._is_troubled = False
         """Whether the queue could not be written when that was last tried."""
-        self._untold: list[tuple[str, str, str | None, str, float]] = []
-        """Topics, keys, references, texts and Unix times (s) of what is told when no session is under way."""
+        self._untold: list[tuple[str, str, str | None, str, float, Job | None]] = []
+        """Topics, keys, references, texts and monotonic times (s) of what is told when no session is under way, and
+        the job that has failed for good."""
         self._said: dict[str, str] = {}
         """What the log has said of the queue, by what it was about."""
         self._logs: set[SessionLog] = set()
@@ -323,7 +324,7 @@ class FinishWork:
         await self.save(job)
 
     def give_up(self, job: Job, problem: str) -> None:
-        job.state, job.problem, job.failed = FAILED, one_line(problem)[:LONGEST_TEXT], time.time()
+        job.state, job.problem = FAILED, one_line(problem)[:LONGEST_TEXT]
         self._tell_failed(job)
 
     # -------------------------------------------------------------------------------------------------- telling
@@ -337,16 +338,17 @@ class FinishWork:
                 self._progress(_item_of(job), job.done, len(steps), "commands")
 
     def _tell_failed(self, job: Job) -> None:
-        self._tell(FAILURE, _item_of(job), job.exp_ref, _failed_text(job, self._file.source), job.failed)
+        self._tell(FAILURE, _item_of(job), job.exp_ref, _failed_text(job, self._file.source), job)
 
     def _untell(self, job: Job) -> None:
         if job.state == FAILED or job.attempts >= TOLD_AFTER:
             self._tell(RECOVERED, _item_of(job), job.exp_ref, f"finish of {job.label} is no failure any more")
 
-    def _tell(self, topic: str, key: str, reference: str | None, problem: str, at: float = 0.0) -> None:
+    def _tell(self, topic: str, key: str, reference: str | None, problem: str, failed: Job | None = None) -> None:
         level = logging.ERROR if topic == FAILURE else logging.INFO
         _logger.log(level, "%s: %s", self._name, one_line(problem))
-        self._untold.append((topic, key, reference, problem, at or time.time()))
+        ago = max(0.0, time.time() - failed.failed) if failed and failed.failed else 0.0
+        self._untold.append((topic, key, reference, problem, time.monotonic() - ago, failed))
 
     def _note(self, job: Job, attempts: int, problem: str | None = None) -> None:
         """Tell how a job gets on, for the journals. That is no failure, which a session could take for its own."""
@@ -359,11 +361,14 @@ class FinishWork:
         if self._is_under_way():
             return
         untold, self._untold = self._untold, []
-        for topic, key, reference, problem, at in untold:
-            age = time.time() - at
+        for topic, key, reference, problem, at, failed in untold:
+            age = time.monotonic() - at
             late = {"age": round(age, 3)} if topic == FAILURE and age > 2 * LOOK else {}
             with contextlib.suppress(RigsyncError):
                 self._notify(topic, {"problem": problem, "exp_ref": reference, **late}, key)
+                if failed and failed is self.jobs.get(failed.id) and not failed.failed:
+                    failed.failed = time.time() - age
+                    self._unsaved.add(failed.id)
 
     def _say_once(self, what: str, text: str, level: int = logging.ERROR) -> None:
         if self._said.get(what) != text:

@@ -436,6 +436,33 @@ def test_an_agent_that_is_started_anew_tells_since_when_it_has_failed(lab: Lab) 
     assert 5000 <= told[0].body["age"] < 5000 + LONG
 
 
+def test_what_has_failed_for_good_and_was_not_told_is_news_of_the_agent_that_is_started_anew(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before was ended while another session went on, in which it does not tell it."""
+    monkeypatch.setattr(finish_work, "RETRIES", ())
+    monkeypatch.setattr(finish_work, "LOOK", 0.05)
+    agent = finishing(lab, fails_until(lab), more={"while_recording": "go on"})
+    with monkeypatch.context() as busy:
+        busy.setattr(agent._finish._work, "_is_under_way", lambda: True)
+        session(lab.connect())
+        until(lambda: [job["state"] for job in jobs(lab)] == ["failed"])
+        failed_at = time.time()
+        until(lambda: time.time() > failed_at + 0.5)
+        agent.close()
+    again = finishing(lab, fails_until(lab))
+    told = noted(lab.connect(), "failure")
+    until(lambda: told)
+    assert "age" not in told[0].body  # by which the agent's alerts, and people, would take it for known
+    until(lambda: jobs(lab)[0]["failed"])
+    again.close()
+    until(lambda: time.time() > failed_at + 0.5)
+    finishing(lab, fails_until(lab))
+    told = noted(lab.connect(), "failure")
+    until(lambda: told)
+    assert told[0].body["age"] > 0
+
+
 def test_what_goes_on_failing_is_told_before_it_has_failed_for_good(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong path would be known the next day else."""
     monkeypatch.setattr(finish_work, "RETRIES", (0.05,) * 1000)
