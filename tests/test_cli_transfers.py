@@ -118,7 +118,8 @@ def test_where_no_agent_runs_nothing_is_told_to_run(lab: Lab) -> None:
 def test_what_has_failed_is_tried_again_with_the_commands_of_the_file_as_it_is_now(lab: Lab) -> None:
     lab.job(REFERENCE, "no-such-program", state="failed", attempts=9, problem="it was not found")
     lab.job(OTHER, state="failed", attempts=9, problem="else", data={"box": 4})
-    lab.serve()
+    agent = lab.serve()
+    until(lambda: agent._finish._work._has_claim)
     lab.write([sys.executable, "-c", "import sys; open('done', 'a').write(sys.argv[1])", "{subject}"])
     assert lab.show("left.yaml", "--retry", REFERENCE).out == f"{REFERENCE}: is tried again now\n"
     until(lambda: (lab.folder / "done").exists() and (lab.folder / "done").read_text() == "mouse")
