@@ -96,7 +96,8 @@ class Coordinator:
     kept_bytes: int = 0
     address: Address | None = None
     """Where its probes come from; None after it has said goodbye."""
-    told_overflow: bool = False
+    told_overflow: str | None = None
+    """Why it misses notices, as far as that was told."""
     program: str | None = None
     """Which program it is, for people."""
     has_left: bool = False
@@ -217,7 +218,7 @@ class Coordinators:
             self._expire_watchers(now)
             if certainly or len(self._watchers) < WATCHERS:
                 self._watchers[boot] = self._known[boot]
-                self.newcomers.append(self._known[boot])
+                self._catch_up(self._known[boot])
             else:
                 self._short_changed(self._known[boot], ONE_OF_MANY)
 
@@ -238,8 +239,14 @@ class Coordinators:
 
     def _short_changed(self, coordinator: Coordinator, reason: str) -> None:
         if not coordinator.told_overflow and coordinator.address and len(self.short_changed) < WATCHERS:
-            coordinator.told_overflow = True
+            coordinator.told_overflow = reason
             self.short_changed.append((coordinator.address, reason))
+
+    def _catch_up(self, coordinator: Coordinator) -> None:
+        """Have a coordinator told the present state. That it was silent once hides nothing of what it misses then."""
+        self.newcomers.append(coordinator)
+        if coordinator.told_overflow is GONE:
+            coordinator.told_overflow = None
 
     def _stop_watching(self, boot: str) -> None:
         if watcher := self._watchers.pop(boot, None):
@@ -281,7 +288,7 @@ class Coordinators:
         coordinator.notices.acknowledge(n, now)
         if coordinator.notices.overflowed and not len(coordinator.notices) and boot in self._watchers:
             coordinator.notices.overflowed = False
-            self.newcomers.append(coordinator)
+            self._catch_up(coordinator)
         return True
 
     def file_notice(self, n: int, frame: bytes, now: float, instead: Hashable = None) -> list[Coordinator]:

@@ -2735,6 +2735,19 @@ def test_who_has_ended_without_a_goodbye_is_not_blamed(caplog: pytest.LogCapture
     ]
 
 
+def test_who_was_gone_and_is_back_is_warned_of_if_it_misses_notices_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rigsync.core.notices.WAITING", 20)
+    bench = RigBench()
+    bench.probe()
+    notify(bench, "not heard")
+    bench.run(121.0)
+    notify(bench, "lost")
+    bench.probe()
+    for number in range(30):
+        notify(bench, number)
+    assert [event.reason for event in bench.events(NoticesDropped)] == [GONE, BEHIND]
+
+
 def test_after_a_goodbye_nothing_more_is_sent() -> None:
     bench = RigBench()
     bench.probe()
