@@ -156,6 +156,11 @@ def test_a_failure_after_the_clock_was_set_back_is_one_of_the_session(path: Path
     assert [each.number for each in facts.happenings if each.text == "full"] == [1]
 
 
+def test_a_notice_of_a_labs_own_that_is_called_finish_is_told_as_it_is(path: Path) -> None:
+    facts = made(path, MadeUp(notices=[("ephys", 0.2, "finish", {"trial": 3})]))
+    assert [each.text for each in facts.happenings if "finish" in each.text or "done" in each.text] == ["finish: 3"]
+
+
 def test_what_one_has_to_know_besides_is_said(path: Path) -> None:
     verdict = verdict_of(made(path, unlucky()))
     assert list(verdict.remarks) == [

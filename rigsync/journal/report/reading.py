@@ -231,7 +231,8 @@ class _Reader:
         elif topic == "log":
             self._log(record, rig, fields)
         else:
-            text = finish_text(key, fields) if topic == FINISH else f"{topic}{f' {key}' if key else ''}: {_plain(body)}"
+            is_job = topic == FINISH and "attempts" in fields
+            text = finish_text(key, fields) if is_job else f"{topic}{f' {key}' if key else ''}: {_plain(body)}"
             self._mark(self._facts.lane(rig).notices, rig, Mark(record.time, "notice", _short(text)))
             self._tell(record, rig, text)
 
