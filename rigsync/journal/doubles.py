@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from rigsync.core import health
 from rigsync.core.board import MOST
 from rigsync.core.clock import TOLERANCE
 from rigsync.core.enums import ExpStatus
@@ -105,7 +106,7 @@ class Doubles:
         data, body = record.data, record.data.get("body")
         if record.kind in _STREAMS:
             streams = self._streams.setdefault(record.rig, {})
-            stream, is_there = str(data.get("id")), record.kind == "StreamAdded"
+            stream, is_there = str(data.get("id"))[: health.LONGEST], record.kind == "StreamAdded"
             was_there = stream in streams
             streams.pop(stream, None)
             if is_there and len(streams) < MOST:
@@ -115,7 +116,8 @@ class Doubles:
             self._streams.pop(record.rig, None)
         if record.kind != "Notice" or data.get("topic") not in (FAILURE, STATUS) or not isinstance(body, dict):
             return True
-        what = record.rig, data["topic"], data.get("key"), str(body.get("reason", problem_of(body)))
+        texts = str(data.get("key")), str(body.get("reason", problem_of(body)))
+        what = record.rig, data["topic"], *(text[: health.LONGEST] for text in texts)
         age = age_in(body)
         since, near = record.time - age, CLOSE + (record.bound or 0.0) + TOLERANCE * age
         if age and since <= self._standing.get(what, -math.inf) + near:

@@ -142,6 +142,15 @@ def test_a_stream_is_told_once_though_each_program_that_connects_hears_of_it(fil
     assert shown(file) == [(kind, TASK) for kind in kinds]
 
 
+def test_whatever_a_fetched_journal_holds_is_shown(file: Path, both: Both) -> None:
+    """It is another computer's, and may be another program's."""
+    odd: list[dict[str, Any]] = [{"key": ["x"]}, {"key": {"y": []}}, {"reason": ["z"]}, {"problem": {"a": 1}}]
+    for at, body in enumerate(odd):
+        both.notified(at, **{"topic": "failure", **body})
+    both.told("StreamAdded", 10, id=["video"])
+    assert len(shown(file)) == 5
+
+
 def test_an_order_whose_push_was_never_completed_is_told_by_the_rig(file: Path, both: Both) -> None:
     """The program was killed while it waited for another rig: nobody is shown an answer alone."""
     begun = {"request_time": T0 + 1, "event": "EXPSTART", "args": [], "rigs": ["cameras", "ephys"], "at": None}
