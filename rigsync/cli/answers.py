@@ -19,12 +19,12 @@ DEEPEST = 5
 
 def in_words(value: Any, depth: int = 0) -> str:
     """Return a value of JSON in words: ``level: 5, on: yes``; for people, who know what it is."""
+    while not depth and isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if isinstance(value, (dict, list)) and value:
         if depth >= DEEPEST:
             return "..."
         if isinstance(value, list):
-            if not depth and len(value) == 1:
-                return in_words(value[0])
             told = ", ".join(in_words(part, depth + 1) for part in value)
             return f"[{told}]" if depth else told
         told = ", ".join(f"{name}: {in_words(part, depth + 1)}" for name, part in value.items())

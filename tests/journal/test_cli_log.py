@@ -20,6 +20,7 @@ from platforms import needs_terminal, posix
 from processes import until
 
 from journal.filling import REF, T0, Filler, filling
+from rigsync.cli.answers import in_words
 from rigsync.cli.asked import csv_line
 from rigsync.cli.happened import lines_of
 from rigsync.journal.query import Journal, Record
@@ -373,6 +374,14 @@ def test_values_are_told_in_words_and_not_as_json(ask: Log, filler: Filler) -> N
         "box EXPEND ok: STOPPED frames: 12, lost: [1, 2]",
         "box air: celsius: 30.5, where: [box, room]",
     ]
+
+
+def test_a_value_that_is_nested_deeply_is_told_in_words() -> None:
+    value: Any = "x"
+    for _ in range(5000):
+        value = [value]
+    assert in_words(value) == "x"
+    assert in_words([value, 1]) == "[[[[...]]]], 1"
 
 
 def test_when_a_rig_answered_that_was_not_the_last(ask: Log, filler: Filler) -> None:
