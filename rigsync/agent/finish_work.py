@@ -77,8 +77,7 @@ class FinishWork:
         self._is_troubled = False
         """Whether the queue could not be written when that was last tried."""
         self._untold: list[tuple[str, str, str | None, str, float, Job | None]] = []
-        """Topics, keys, references, texts and monotonic times (s) of what is told when no session is under way, and
-        the job that has failed for good."""
+        """Topic, key, reference, text, monotonic time (s) and failed job of what is told while no session is on."""
         self._said: dict[str, str] = {}
         """What the log has said of the queue, by what it was about."""
         self._logs: set[SessionLog] = set()
@@ -347,8 +346,7 @@ class FinishWork:
     def _tell(self, topic: str, key: str, reference: str | None, problem: str, failed: Job | None = None) -> None:
         level = logging.ERROR if topic == FAILURE else logging.INFO
         _logger.log(level, "%s: %s", self._name, one_line(problem))
-        ago = max(0.0, time.time() - failed.failed) if failed and failed.failed else 0.0
-        self._untold.append((topic, key, reference, problem, time.monotonic() - ago, failed))
+        self._untold.append((topic, key, reference, problem, time.monotonic() - _known_for(failed), failed))
 
     def _note(self, job: Job, attempts: int, problem: str | None = None) -> None:
         """Tell how a job gets on, for the journals. That is no failure, which a session could take for its own."""
@@ -464,6 +462,11 @@ class Running:
         self.is_paused = True
         if self.child:
             self.child.end()
+
+
+def _known_for(job: Job | None) -> float:
+    """Return for how many seconds it has been known that a job has failed for good."""
+    return max(0.0, time.time() - job.failed) if job and job.failed else 0.0
 
 
 def _failing_text(job: Job, again: str, source: str | None) -> str:
