@@ -38,6 +38,8 @@ class SessionRow:
     failures: int = 0
     adopts: frozenset[str] = frozenset()
     """Its rigs, where it goes on with a session that another coordinator has begun and not ended, if there is one."""
+    is_joined: bool = False
+    """Whether the run goes on with a session that another program has begun, or ends it."""
     is_only_ended: bool = False
     """Whether the run has begun nothing of it, and only told the rigs to end."""
     is_settled: bool = False

@@ -106,6 +106,8 @@ class CoordinatorSessions(_Sessions):
         self._asked: dict[float, str] = {}
         """The experiments that the EXPINFOs name which are under way."""
         self._rehearsing: set[str] = set()
+        self._standing: dict[str, health.HealthView] = {}
+        """How rigs of no session here are: that counts if they are in one that another program has begun."""
 
     @property
     def goes_on(self) -> bool:
@@ -132,6 +134,8 @@ class CoordinatorSessions(_Sessions):
             course = course or self._of([rig] if isinstance(rig, str) else None)
             if course and isinstance(rig, str) and not was_before(event, course.row, time):
                 self._note_trouble(course, rig, event)
+            elif course is None and isinstance(event, Notice):
+                self._standing.setdefault(event.rig, health.HealthView()).receive(event)
         return course.row if course else None
 
     def session_of(self, rig: str) -> SessionRow | None:
@@ -201,8 +205,12 @@ class CoordinatorSessions(_Sessions):
         key = canonical_reference(reference)
         parts = reference_parts(reference)
         adopted = frozenset(rigs if adopts else ())
-        row = SessionRow(self._run, key, parts[2] if parts else None, time, adopts=adopted)
+        row = SessionRow(self._run, key, parts[2] if parts else None, time, adopts=adopted, is_joined=adopts)
         course = self._going[key] = _Course(row, rigs)
+        for rig in rigs:
+            if (found := self._standing.pop(rig, None)) and adopts:  # its EXPINIT has settled what was before
+                told = {f"failure {name or None}": problem for name, problem in found.failures.items()}
+                course.troubles[rig] = {**told, "status": found.reason} if found.reason else told
         self._latest.append(row)
         self.changed[row] = None
         return course
@@ -411,7 +419,9 @@ def named_by(event: Event) -> str | None:
 
 def was_before(event: Event, row: SessionRow | None, time: float) -> bool:
     """Whether a notice of a Unix time tells anew what was so before a session began, and is settled by that."""
-    return row is not None and isinstance(event, Notice) and health.was_before(event.body, time, row.began)
+    if row is None or row.is_joined:  # nobody here knows when it began
+        return False
+    return isinstance(event, Notice) and health.was_before(event.body, time, row.began)
 
 
 def reason_in(body: Any) -> str | None:

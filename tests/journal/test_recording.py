@@ -177,6 +177,29 @@ def test_a_failure_counts_also_where_the_clock_was_set_back_in_the_session(
         assert (found["outcome"], found["failures"]) == ("incomplete", 1)
 
 
+@pytest.mark.parametrize("how", ["takeover", "end"])
+def test_a_failure_before_another_program_goes_on_with_the_session_leaves_it_incomplete(
+    rig: Rig, connect: Callable[..., Any], path: Path, how: str
+) -> None:
+    first = connect(rig, journal=path, leave_running=True)
+    rig.notify("failure", {"problem": "of the session before"}, key="door")
+    for message, *args in (("EXPINIT", {"exp_ref": REF}), ("EXPSTART", REF)):
+        first.request(message, *args)
+    rig.notify("failure", {"problem": "the lamp is dark"}, key="lamp")
+    other = connect(rig, journal=path)
+    until(lambda: other.view("cameras").failures.get("lamp"))
+    if how == "takeover":
+        with pytest.raises(ExperimentError), other.experiment(REF, init={"takeover": True}):
+            pass
+    else:
+        first.close()
+        until(lambda: other.view("cameras").exp_ref == REF)
+        other.request("EXPEND", timeout=LONG)
+    other.close()
+    found = [each for each in sessions(path) if each["outcome"] not in (None, "interrupted")]
+    assert [(each["outcome"], each["rigs"]) for each in found] == [("incomplete", {"cameras": "the lamp is dark"})]
+
+
 def test_a_failure_that_is_over_leaves_it_complete(rig: Rig, aux: Auxiliaries, path: Path) -> None:
     for message, *args in (("EXPINIT", {"exp_ref": REF}), ("EXPSTART", REF)):
         aux.request(message, *args)
