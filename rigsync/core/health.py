@@ -7,7 +7,7 @@ from typing import Any
 
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.lifecycle import name_different
-from rigsync.core.messages import Notice, Verb, to_json
+from rigsync.core.messages import Verb, to_json
 from rigsync.core.notices import FAILURE, RECOVERED
 
 MOST = 64
@@ -171,8 +171,8 @@ class HealthView:
         """Forget everything: the rig's program is gone."""
         self._failures, self.reason, self.status = {}, None, None
 
-    def receive(self, notice: Notice) -> None:
-        """Take a notice, if it is about the rig's health."""
+    def receive(self, notice: Any) -> None:
+        """Take a notice, of `core.messages` or `core.events`, if it is about the rig's health."""
         body = notice.body if isinstance(notice.body, dict) else {}
         if notice.topic == FAILURE:
             self._replace({**_without(self._failures, notice.key), notice.key or "": problem_of(notice.body)})
