@@ -106,11 +106,12 @@ def test_a_value_of_the_experiment_before_does_not_come_back(bench: Bench) -> No
     assert list(bench.view.progress) == ["new"]
 
 
-def test_what_was_forgotten_is_not_told_later(bench: Bench) -> None:
+def test_the_last_value_is_told_before_it_is_forgotten_and_nothing_later(bench: Bench) -> None:
     bench.progress(1, 1)
     bench.progress(2, 2)
     bench.receive(3, "progress", None, None, True)
-    assert bench.values(10) == [1]
+    assert bench.values() == [1, 2]
+    assert bench.values(10) == []
 
 
 # ------------------------------------------------------------------------------------------------------- streams
