@@ -446,11 +446,10 @@ def test_a_refresh_rate_of_the_program_s_own_is_the_pause(connect: Connect) -> N
         aux = connect({"cameras": echo.uri})
         for pause in (0.4, 0.0):
             aux.refresh_rate = pause
+            begin = time.monotonic()  # the pause begins with the answer, of which this thread hears later
             aux.request("EXPSTATUS")
-            begin = time.monotonic()
             aux.request("EXPSTATUS")
-            taken = time.monotonic() - begin
-            assert taken >= 0.9 * pause
+            assert time.monotonic() - begin >= pause
         with pytest.raises(ValueError, match="refresh_rate is the seconds"):
             aux.push("EXPSTATUS", wait=setattr(aux, "refresh_rate", -1) or True)
         aux.refresh_rate = 0.2
