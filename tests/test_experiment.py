@@ -845,6 +845,28 @@ def test_a_rig_that_says_it_records_badly_is_seen(lab: Lab, connect: Connect) ->
             session.check()
 
 
+def test_a_failure_that_a_rig_tells_while_it_initialises_counts_and_one_before_does_not(
+    lab: Lab, connect: Connect
+) -> None:
+    dark = [False]
+
+    def initialise() -> None:
+        if dark[0]:
+            cameras.notify("failure", {"problem": "dark"})
+
+    cameras = lab.rig("cameras", {"EXPINIT": lambda *_: initialise()})
+    aux, told = connect(cameras), []
+    aux.on("Notice", told.append)
+    cameras.notify("failure", {"problem": "dark"})
+    until(lambda: told)
+    with aux.experiment(REFERENCE):
+        pass
+    dark[0] = True
+    for _ in range(2):  # also with the same text once more
+        with pytest.raises(ExperimentError, match="dark"), aux.experiment(REFERENCE):
+            pass
+
+
 def test_one_whom_somebody_else_stops_is_seen(lab: Lab, connect: Connect) -> None:
     cameras = lab.rig("cameras")
     with connect(cameras).experiment(REFERENCE) as session:

@@ -344,10 +344,11 @@ class Course(Generic[_Begun, _Done]):
             raise self._refused(unfit.rigs, unfit.problem) from None
         # Noted before it is sent, since Ctrl-C may come meanwhile. Rigs that record for somebody else are left out.
         self._in_charge_of = [rig for rig in self._rigs if not is_strangers(told.get(rig, {}), self.exp_ref)]
-        yield from self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
-        self._in_charge_of = list(self._rigs)
         services, tell, joins = self._services, weakly(self._note_failure), bool(self._init.get("takeover"))
         self._watch = FailureWatch(services, services.hub, self._rigs, self.exp_ref, tell, self.ready, joins=joins)
+        yield from self._tell_all("EXPINIT", {**self._init, "exp_ref": self.exp_ref})
+        self._in_charge_of = list(self._rigs)
+        self._watch.initialised()
         yield from self._tell_all("EXPSTART", self.exp_ref, self._start, delay=self._delay)
         self._watch.begin()
 

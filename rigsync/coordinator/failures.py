@@ -30,7 +30,7 @@ from rigsync.core.events import (
     PushCompleted,
     RestartSeen,
 )
-from rigsync.core.health import age_of
+from rigsync.core.health import was_before
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, name_different, same_reference
 from rigsync.core.messages import Message, to_json
 from rigsync.core.notices import FAILURE
@@ -146,8 +146,9 @@ def report_of(error: BaseException) -> dict[str, Any]:
 class FailureWatch:
     """Watches rigs that record, for any that stops by itself, restarts, is lost, or reports a failure.
 
-    `tell` is called with each `RigFailure`, on the service thread. `ready` is set while all of them record. Where it
-    joins an experiment that goes on, by a takeover, what is wrong with the rigs already counts too.
+    It is made before EXPINIT, which settles what was wrong with the rigs: what they tell from then on counts. Where it
+    joins an experiment that goes on, by a takeover, what is wrong with the rigs already counts too. `tell` is called
+    with each `RigFailure`, on the service thread. `ready` is set while all of them record.
     """
 
     def __init__(
@@ -173,17 +174,24 @@ class FailureWatch:
         self._told: set[tuple[str, str]] = set()  # each rig with what the program knows of it
         self._untold: deque[RigFailure] = deque()  # for `tell`, by whoever takes it out
         self._is_over = False
+        self._hub, self._joins = hub, joins
         self._counts_from = -math.inf if joins else time.monotonic()
-        self._subscriptions = [
-            hub.rule(Notice, self._note_notice),
-            hub.rule(ProbeAnswered, self._note_status),
-            hub.rule(LinkChanged, self._note_link),
-            hub.rule(RestartSeen, self._note_restart),
-            hub.rule(MessageReceived, self._note_answer),
+        self._early: set[tuple[str, str]] | None = set()
+        """Rigs and keys of the failures that were told before all rigs had acted on EXPINIT; None after that."""
+        self._subscriptions = [hub.rule(Notice, self._note_notice)]
+
+    def initialised(self) -> None:
+        """Watch for all that may go wrong: every rig has acted on EXPINIT."""
+        early, self._early = self._early or set(), None
+        self._subscriptions += [
+            self._hub.rule(ProbeAnswered, self._note_status),
+            self._hub.rule(LinkChanged, self._note_link),
+            self._hub.rule(RestartSeen, self._note_restart),
+            self._hub.rule(MessageReceived, self._note_answer),
         ]
-        if joins:
-            for rig in rigs:
-                for problem in services.view(rig).failures.values():
+        for rig in self._rigs:
+            for key, problem in self._services.view(rig).failures.items():
+                if self._joins or (rig, key) in early:
                     self._fail(rig, problem)
 
     def begin(self) -> None:
@@ -230,8 +238,11 @@ class FailureWatch:
         body = notice.body if isinstance(notice.body, dict) else {}
         if notice.rig not in self._rigs or name_different(body.get("exp_ref"), self._exp_ref):
             return
-        if notice.topic == FAILURE and time.monotonic() - age_of(notice) >= self._counts_from:
-            self._fail(notice.rig, str(body.get("problem") or notice.body))  # the notice has put it into the log
+        if notice.topic == FAILURE and not was_before(notice.body, time.monotonic(), self._counts_from):
+            if (early := self._early) is not None:
+                early.add((notice.rig, notice.key or ""))
+            if self._early is None:
+                self._fail(notice.rig, str(body.get("problem") or notice.body))  # the notice has put it into the log
         elif notice.topic == "log" and body.get("message") in ("EXPEND", "EXPINTERRUPT") and not body.get("error"):
             self._reasons.setdefault(notice.rig, f"{body['message']} came from {body.get('from')}")
         elif notice.topic == "status" and body.get("status") == ExpStatus.STOPPED.name:

@@ -166,6 +166,7 @@ class RehearsalCourse(Course[Any, Any]):
         ]
         services, tell = self._services, weakly(self._note_failure)
         self._watch = FailureWatch(services, services.hub, list(ready), self.exp_ref, tell, self.ready)
+        self._watch.initialised()
         instant = time.monotonic() + DELAY
         started = yield from self._tell("EXPSTART", list(ready), self.exp_ref, self._start, delay=DELAY)
         self._in_charge_of = [r for r in self._in_charge_of if may_have_begun("EXPSTART", started.failed.get(r))]

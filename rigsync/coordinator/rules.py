@@ -19,7 +19,7 @@ from rigsync.core.events import (
     StoodStill,
     ViolationSeen,
 )
-from rigsync.core.health import age_of
+from rigsync.core.health import age_in
 from rigsync.core.messages import Command, Verb
 from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Peer
@@ -143,4 +143,4 @@ class LogRules:
 
 def _since(event: Notice) -> str:
     """Return when something was told first, where this program was not there to hear it."""
-    return since_text(age_of(event), time.time())
+    return since_text(age_in(event.body), time.time())

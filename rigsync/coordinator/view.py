@@ -20,7 +20,7 @@ from rigsync.core.events import (
     RestartSeen,
     ViolationSeen,
 )
-from rigsync.core.health import age_of
+from rigsync.core.health import age_in
 from rigsync.core.messages import Verb
 from rigsync.core.notices import FAILURE
 from rigsync.core.peer import Peer
@@ -257,9 +257,9 @@ class Views:
             elif isinstance(message, str):
                 self._note_message(event.rig, message)
         elif event.topic == "status" and isinstance(reason := body.get("reason"), str):
-            self._note_failure(event.rig, reason, age_of(event))
+            self._note_failure(event.rig, reason, age_in(event.body))
         elif event.topic == FAILURE:
-            self._note_failure(event.rig, str(body.get("problem") or event.body), age_of(event))
+            self._note_failure(event.rig, str(body.get("problem") or event.body), age_in(event.body))
 
     def _note_answer(self, event: MessageReceived) -> None:
         self._messages[event.rig] = event.event, time.time()

@@ -29,21 +29,16 @@ def problem_of(body: Any) -> str:
     return str(problem or body)[:LONGEST]
 
 
-def age_of(notice: Any) -> float:
-    """Return how many seconds before it was sent here a notice was told first; 0 where it says nothing that can be."""
-    return age_in(notice.body)
-
-
 def age_in(body: Any) -> float:
-    """Return what `age_of` does, of the body of a notice."""
+    """Return how many seconds a notice was told before it was sent here, as its body says; 0 where that cannot be."""
     age = body.get("age") if isinstance(body, dict) else None
     return age if isinstance(age, (int, float)) and 0 <= age <= LONGEST_AGE else 0.0
 
 
 def was_before(body: Any, time: float, began: float) -> bool:
-    """Whether the body of a notice of a time (s) says that this was so before another time.
+    """Whether a notice that came at a time (s) says, by the age in its body, that this was so before another time.
 
-    One without an age tells what is new, also where the clock was set back meanwhile.
+    A notice without an age tells what is new, also where the clock was set back meanwhile.
     """
     age = age_in(body)
     return age > 0 and time - age < began

@@ -9,7 +9,7 @@ from rigsync._text import error_text, one_line
 from rigsync.coordinator.view import clock_text
 from rigsync.core.clock import ClockEstimate
 from rigsync.core.events import Dialect
-from rigsync.core.health import STATUS, HealthView, age_of
+from rigsync.core.health import STATUS, HealthView, age_in
 from rigsync.core.messages import Alive, Notice
 from rigsync.core.notices import FAILURE, NoticeFilter
 from rigsync.core.rigs import Address, RigConfig
@@ -30,7 +30,7 @@ class Told:
         """Take a notice that came at Unix time `now`."""
         if self._new.is_new(notice):
             self.health.receive(notice)
-            self._since[notice.topic, notice.key or ""] = now - age_of(notice)
+            self._since[notice.topic, notice.key or ""] = now - age_in(notice.body)
 
     @property
     def problems(self) -> list[str]:
