@@ -27,7 +27,7 @@ from rigsync.core.health import STATUS, problem_of, was_before
 from rigsync.core.lifecycle import ENDS, LIFECYCLE_MESSAGES, named_reference, rehearses
 from rigsync.core.notices import FAILURE as TROUBLE
 from rigsync.core.notices import FREE_DISK
-from rigsync.errors import ENDED_BADLY, Aborted, BusyError, Cancelled, Interrupted, RemoteError, RigError
+from rigsync.errors import Aborted, BusyError, Cancelled, Interrupted, RemoteError, RigError
 
 _INIT, _START, _END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 _INTERRUPT, _CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
@@ -35,21 +35,27 @@ _CALLED_OFF = (Aborted, Cancelled, Interrupted)
 """What follows from the failure of another rig, or from an interrupt: that is told."""
 _REFUSALS = ("BusyError", "StateError", "Interrupted", "Cancelled")
 """Of what a rig says of a message, what is no failure of the rig."""
-_OWN_KEY = KeyError.__name__
-"""Its text is the key alone."""
-_PLAIN = {ENDED_BADLY}.union(
+_OF_AGENTS = (
+    "CommandFailed",
+    "DriveHangs",
+    "EndedBadly",
+    "PathTaken",
+    "ProgramError",
+    "RecordingGoesOn",
+    "RequirementMissing",
+    "SubstitutionError",
+)
+"""Errors of agents, which a coordinator knows by their names alone."""
+_KNOWN = frozenset(_OF_AGENTS).union(
     name
     for module in (builtins, errors)
     for name, kind in vars(module).items()
-    if isinstance(kind, type) and issubclass(kind, BaseException) and name != _OWN_KEY
+    if isinstance(kind, type) and issubclass(kind, BaseException) and kind is not KeyError
 )
-"""Classes of errors whose texts say it without the name, if these have two words. Of others, which somebody has made up
-and which may say what the text does not, a text needs four."""
-_CLASS = re.compile(
-    rf"(?:^|(?<=[:;|] ))(?:(?:rigsync\.errors\.)?(?:{'|'.join(sorted(_PLAIN))}): (?=\S+ \S)"
-    rf"|(?!{_OWN_KEY}:)(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Badly|Interrupt|Timeout): (?=(?:\S+ +){{3}}\S))"
-)
-"""The name of an error's class before a text that says it without."""
+"""Names of classes of errors that a text of two words and more does without. Not `KeyError`, whose text is the key
+alone, nor a lab's own, which may say what the text does not."""
+_NAME = re.compile(rf"(?:^|(?<=[:;|] ))(?:rigsync\.errors\.)?(?:{'|'.join(sorted(_KNOWN))}): (?=\S+ \S)")
+"""Such a name before its text."""
 
 
 class Happening(NamedTuple):
@@ -303,7 +309,7 @@ def cause_of(event: Notice) -> str:
 
 
 def _line(text: str) -> str:
-    return one_line(_CLASS.sub("", error_text(text) or text))
+    return one_line(_NAME.sub("", error_text(text) or text))
 
 
 def _words_of(error: RigError) -> str:
@@ -311,11 +317,10 @@ def _words_of(error: RigError) -> str:
 
 
 def _words(error: str, message: str) -> str:
-    """Return what an error says; people are told the name of its class only where that says more."""
+    """Return what an error says, with the name of its class where that says more."""
     if not message.strip():
         return f"no reason was given ({error})"
-    says_it = error == ENDED_BADLY or (error != _OWN_KEY and len(message.split()) >= (2 if error in _PLAIN else 4))
-    return message if says_it else f"{message} ({error})"
+    return message if (error in _KNOWN and " " in message.strip()) or not error else f"{message} ({error})"
 
 
 def _why(args: list[Any]) -> str:

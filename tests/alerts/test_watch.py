@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
+import rigsync.agent
 from alerts.support import REFERENCE
-from rigsync.alerts.watch import CoordinatorWatch, Happening, RigWatch
+from rigsync.alerts.watch import _OF_AGENTS, CoordinatorWatch, Happening, RigWatch
 from rigsync.core.enums import ExpMessage, ExpStatus
 from rigsync.core.events import (
     Event,
@@ -21,7 +24,7 @@ from rigsync.core.events import (
     PushCompleted,
     StatusChanged,
 )
-from rigsync.errors import BusyError, Interrupted, RemoteError, RigRefused, RigTimeout
+from rigsync.errors import BusyError, Interrupted, RemoteError, RigRefused, RigsyncError, RigTimeout
 
 INIT, START, END = ExpMessage.EXPINIT, ExpMessage.EXPSTART, ExpMessage.EXPEND
 INTERRUPT, CLEANUP = ExpMessage.EXPINTERRUPT, ExpMessage.EXPCLEANUP
@@ -141,13 +144,13 @@ def test_an_interrupt_has_its_reason() -> None:
             "EXPSTART failed on one rig: left: KeyError: 'x'",
             "EXPSTART failed on one rig: left: KeyError: 'x'",
         ),
-        ("SerialException", "port COM3: PermissionError: it is in use", "port COM3: it is in use"),
+        ("SerialException", "port COM3: PermissionError: it is in use", "port COM3: it is in use (SerialException)"),
         ("DroppedFrames", "3 of 360", "3 of 360 (DroppedFrames)"),
         ("PushError", "left: lab.DoorOpen: door 2 now", "left: lab.DoorOpen: door 2 now"),
         ("PushError", "left: CameraError: left lens", "left: CameraError: left lens"),
         ("PushError", "left: EndedBadly: no frames", "left: no frames"),
         ("PushError", "left: rigsync.errors.RigTimeout: no answer", "left: no answer"),
-        ("PushError", "left: lab.CameraError: left lens is too warm", "left: left lens is too warm"),
+        ("PushError", "left: lab.CameraError: left lens is too warm", "left: lab.CameraError: left lens is too warm"),
         ("CommandFailed", "'vlc' cannot be run here", "'vlc' cannot be run here"),
         ("KeyError", "'exposure time of the left'", "'exposure time of the left' (KeyError)"),
         ("PushError", "left: KeyError: 'time of the left'", "left: KeyError: 'time of the left'"),
@@ -287,9 +290,9 @@ def test_a_rig_tells_of_its_session_s_end() -> None:
     assert of_rig(RUNNING, STOPPED, handled(END), handled(CLEANUP)) == [
         ("session end", ("left",), "the recording has ended after 0:02")
     ]
-    assert of_rig(RUNNING, STOPPED, handled(END, "EndedBadly: empty")) == [
-        ("failure", ("left",), "EXPEND: empty"),
-        ("session end", ("left",), "the recording has ended after 0:02, badly: empty"),
+    assert of_rig(RUNNING, STOPPED, handled(END, "EndedBadly: x.avi is empty")) == [
+        ("failure", ("left",), "EXPEND: x.avi is empty"),
+        ("session end", ("left",), "the recording has ended after 0:02, badly: x.avi is empty"),
     ]
     assert of_rig(RUNNING, handled(END, "RecordingGoesOn: x"))[1:] == []
 
@@ -306,3 +309,16 @@ def test_a_rig_tells_of_an_interrupt_while_it_records() -> None:
 def test_a_rig_s_rehearsal_is_nobody_s_affair() -> None:
     init = HandlerDue(1, INIT, [{"exp_ref": REFERENCE, "rehearsal": True}])
     assert of_rig(init, RUNNING, notice("failure", {"problem": "x"}), STOPPED, handled(END)) == []
+
+
+def test_the_errors_of_agents_are_known_by_name() -> None:
+    """All that an agent may raise: a coordinator does not load what defines them."""
+    for module in pkgutil.walk_packages(rigsync.agent.__path__, "rigsync.agent."):
+        if module.name != "rigsync.agent.keeper":  # a program
+            importlib.import_module(module.name)
+    kinds, own = [RigsyncError], set()
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        own |= {kind.__name__} if kind.__module__.startswith(("rigsync.agent.", "rigsync.rig.")) else set()
+    assert own == set(_OF_AGENTS)
