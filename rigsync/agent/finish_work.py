@@ -396,7 +396,7 @@ class FinishWork:
         except (RigsyncError, OSError, RuntimeError) as error:
             if not self._is_troubled and not self._closing.is_set():
                 self._is_troubled = True
-                why = getattr(error, "strerror", None) or error  # not which file beside the job's
+                why = getattr(error, "strerror", None) or error  # its text names a file that is never seen
                 problem = (
                     f"what is to be done after {job.label} cannot be written into {self.queue.folder}: {why}; it is "
                     "kept in memory, and lost if this program ends before; look at that folder and its disk"

@@ -142,7 +142,7 @@ class _Chosen:
 
     @property
     def is_folded(self) -> bool:
-        """Whether nothing is shown twice: to people."""
+        """Whether what is told twice is shown once: to people it is, to programs not."""
         return not self._everything
 
     def of(self, records: Iterable[Record]) -> Iterator[Record]:

@@ -245,7 +245,7 @@ class Coordinators:
     def _catch_up(self, coordinator: Coordinator) -> None:
         """Have a coordinator told the present state. That it was silent once hides nothing of what it misses then."""
         self.newcomers.append(coordinator)
-        if coordinator.told_overflow is GONE:
+        if coordinator.told_overflow == GONE:
             coordinator.told_overflow = None
 
     def _stop_watching(self, boot: str) -> None:

@@ -238,7 +238,7 @@ class Responder(Outputs[Address]):
 
     def _tell_short_changed(self) -> None:
         told = self._coordinators.short_changed
-        self._events += [NoticesDropped(text_of(address), why, why is GONE) for address, why in told]
+        self._events += [NoticesDropped(text_of(address), why, why == GONE) for address, why in told]
         self._coordinators.short_changed.clear()
 
     def farewell(self, now: float) -> None:

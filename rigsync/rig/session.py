@@ -206,7 +206,7 @@ class Session:
             self._rules.pop()()
 
     async def await_bridges(self, _: object = None) -> None:
-        """Wait a moment, after `leave`, until bridges have sent what they were told last."""
+        """Wait, after `leave`, until bridges have sent what they were told last, 2 s at most."""
         await self._hub.ended()
 
     async def end_coroutines(self, timeout: float) -> None:

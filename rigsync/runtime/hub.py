@@ -31,7 +31,7 @@ MOST_WAITING = 100_000
 LAST_WORDS = 0.5
 """Most seconds in which a hub that is stopped tells the events that wait."""
 END_TIMEOUT = 2.0
-"""Seconds that `async with` waits, at its end, for subscribers that run."""
+"""Seconds that its owner waits, at its end, for subscribers that run, and for bridges that send what they were told."""
 
 LOOPING = State.LOOPING
 
@@ -387,7 +387,7 @@ class Hub(Subscribing):
         self._stopped.set()
 
     async def ended(self) -> None:
-        """Wait, 2 s at most, until what `end` has closed has ended: a bridge still sends what it was told last."""
+        """Wait, 2 s at most, until what `end` closes has ended: a bridge sends what it was told last."""
         await self._sources.ended(END_TIMEOUT)
 
     def in_worker(self, function: Callable[[], Any]) -> asyncio.Future[Any]:

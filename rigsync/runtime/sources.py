@@ -89,7 +89,7 @@ class Sources:
             self.remove(source)
 
     async def ended(self, limit: float | None = None) -> None:
-        """Wait until those that were closed have ended, some seconds at most."""
+        """Wait until those that were closed have ended, `limit` seconds at most."""
         if self._closing:
             await asyncio.wait(self._closing, timeout=limit)
 
