@@ -163,7 +163,7 @@ class Writer:
         lost = len(self._records) + sum(len(source.room) for source in self._sources)
         if lost:
             logger.error("journal %s: some %s events are lost, since it could not be written", self.path, f"{lost:,}")
-        self._records, self._sessions, self._known = [], {}, {}
+        self._records, self._sessions, self._known, self._ended = [], {}, {}, []
         for source, scribe in self._sources.items():
             if scribe:
                 deque(scribe.release(), 0)

@@ -137,6 +137,34 @@ def test_a_folder_that_never_was_and_cannot_be_made() -> None:
         assert told.failed[0].problem.endswith("; look at the path, or name another file")
 
 
+def test_who_has_given_up_opens_no_file_again(
+    told: Told, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though the drive takes records again just then. What was refused last had the end of the rig in it."""
+    begun(told)
+    is_gone, opened = [True], []
+    write, given_up = journal_file.JournalFile.write, writer._end_where_unneeded
+
+    def refuse(file: journal_file.JournalFile, *rows: Any) -> None:
+        opened.append(file)
+        if is_gone[0]:
+            raise journal_file.JournalError(file.path, "the drive is gone")
+        write(file, *rows)
+
+    def give_up(who: writer.Writer) -> None:
+        is_gone[0] = False
+        opened.clear()
+        given_up(who)
+
+    monkeypatch.setattr(journal_file.JournalFile, "write", refuse)
+    monkeypatch.setattr(writer, "_end_where_unneeded", give_up)
+    told.rig.close()
+    until(lambda: told.path not in writer._writers)
+    until(lambda: not [each for each in threading.enumerate() if each.name.startswith("rigsync-journal")])
+    assert opened == []
+    assert "KeyError" not in caplog.text
+
+
 @posix
 def test_a_file_that_is_replaced_in_the_middle_of_a_session(told: Told, connect: Callable[..., Any]) -> None:
     aux = connect(told.rig)
