@@ -20,6 +20,7 @@ from platforms import needs_terminal, posix
 from processes import until
 
 from journal.filling import REF, T0, Filler, filling
+from rigsync.cli import log as cli_log
 from rigsync.cli.answers import in_words
 from rigsync.cli.asked import csv_line
 from rigsync.cli.happened import lines_of
@@ -416,6 +417,27 @@ def test_a_program_that_has_ended_misses_notices_and_one_that_reads_too_slowly_d
     assert "10.0.0.9:5 does not get every notice\n" in told  # as a version before told it
     assert "10.0.0.9:5 does not get every notice: it is behind\n" in told
     assert "10.0.0.9:5 misses notices: it has ended\n" in told
+
+
+def test_a_new_record_waits_for_the_other_side_s(file: Path, story: Filler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rig's is written first, and its coordinator's, which says more, half a second later."""
+    now = [100.0]
+    monkeypatch.setattr(cli_log.time, "monotonic", lambda: now[0])
+    notice = {"topic": "failure", "key": "lamp", "body": {"problem": "dark"}, "confirmed": True}
+    with Journal(file) as journal:
+        held = cli_log._Held(journal, cli_log._Chosen(journal, None, (), False, False))
+        newest = journal.newest
+        rig = story.run("rig", "cameras:left")
+        story.record(rig, None, "Notice", notice, 20.2)
+        held.add(journal.changes(newest))
+        now[0] += 0.5
+        assert list(held.take()) == []
+        newest = journal.newest
+        story.record(1, None, "Notice", notice, 20.2, rig="cameras:left")
+        held.add(journal.changes(newest))
+        now[0] += 1.0
+        assert [record.run for record in held.take()] == [1]
+        assert not held
 
 
 def test_hostile_text_stays_in_its_line(ask: Log, filler: Filler) -> None:
