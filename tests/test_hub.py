@@ -205,7 +205,7 @@ def test_a_hundred_thousand_secondary_events_on_a_loop_that_goes_on_meanwhile() 
                 turns.append(len(told))
                 await asyncio.sleep(0)
         assert told == list(range(count))
-        assert len(turns) > 1
+        assert turns  # were all told in one go, there would be none
 
     run(main)
 
